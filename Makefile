@@ -1,0 +1,91 @@
+# Everything happens in a virtual environment of its own: a fresh machine needs Python >= 3.11 with pip and venv, and make.
+#   make demo     environment, install, and the main job on a real model
+#   make test     environment, install, and the tests
+# Elsewhere: `make VENV=/tmp/env test`, `make PYTHON=python3.12 test`, `make JOBS=4 test`, `make ARGS="-k sweep" test`.
+
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+BIN := $(abspath $(VENV))/bin
+TREE := build/tree
+SOURCES := graphopt passes backends models
+METADATA := setup.py setup.cfg pyproject.toml
+PYTHON_FILES = $(shell find $(SOURCES) tests benchmarks -name '*.py' -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint format types layers bench docs torch clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^## \([a-z]*\): */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+## demo: optimise, verify and measure a real model, and write the report
+demo: $(VENV)/.installed
+	$(BIN)/graphopt demo $(ARGS)
+
+## test: all tests (no torch and no network needed)
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+## coverage: all tests, and which lines none of them runs
+coverage: $(VENV)/.tested
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
+
+## lint: style, naming, documentation strings, imports
+lint: $(VENV)/.tested
+	$(BIN)/ruff check $(SOURCES) tests benchmarks setup.py
+	$(BIN)/ruff format --check $(SOURCES) tests benchmarks setup.py
+
+## format: rewrite the sources as `make lint` wants them
+format: $(VENV)/.tested
+	$(BIN)/ruff check --fix-only $(SOURCES) tests benchmarks setup.py
+	$(BIN)/ruff format $(SOURCES) tests benchmarks setup.py
+
+## types: every annotation checked, on the installed tree
+types: $(VENV)/.tested $(TREE)/.made
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+## layers: a file imports only from floors below
+layers: $(VENV)/.tested $(TREE)/.made
+	cd $(TREE) && $(BIN)/lint-imports --config ../../setup.cfg --no-cache
+
+## bench: graphopt beside other optimisers (minutes; a table, no test)
+bench: $(VENV)/.tested
+	$(BIN)/python benchmarks/simplify.py $(ARGS)
+
+## docs: run the documentation's examples
+docs: $(VENV)/.tested
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
+
+## torch: add the exporters to the environment; tests that need them then run
+torch: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet -e '.[torch]'
+
+## clean: remove what make made
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage* .pytest_cache .ruff_cache .hypothesis
+	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say which: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		echo "make: $(PYTHON) cannot create environments; install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The stamps name what the environment holds; a change of the metadata installs again.
+$(VENV)/.installed: $(VENV)/.made $(METADATA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.made $(METADATA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+# The tree as a user has it: only there are passes, backends and models packages of graphopt.
+$(TREE)/.made: $(VENV)/.tested $(PYTHON_FILES) $(METADATA)
+	rm -rf $(TREE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(TREE) .
+	@touch $@

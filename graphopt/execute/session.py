@@ -1,0 +1,267 @@
+"""Running a model on this machine.
+
+With ``optimized=False`` ONNX Runtime runs the graph as it is written: that is the truth other runs are compared
+with. Where ONNX Runtime has no kernel for it, ``onnx.reference`` computes the truth, slowly; ``evaluator`` says so.
+With ``optimized=True`` the session is what a user would run.
+
+A provider is used or refused, never replaced by another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+
+from . import values
+from .loadable import Loadable
+from .signature import Feeds, Port, checked, port, runtime_port
+
+CPU = "CPUExecutionProvider"
+
+_NO_KERNEL = (
+    "NOT_IMPLEMENTED", "No Op registered for", "is not a registered function/op", "only *guarantees* support",
+    "is not currently registered or supported",
+)  # fmt: skip
+_UNSUPPORTED_TYPE = re.compile(r"Type Error: Type 'tensor\((float4|float8|bfloat16|complex|u?int[24]\))")
+_UNKNOWN_OPERATOR = re.compile(r"([\w.]+):([\w.]+)\(-?\d+\) is not a registered|No Op registered for (\w+)")
+
+
+class Session:
+    """One model, loaded.
+
+    Args:
+        model: a path, a model in memory (which is not changed), or a ``Loadable`` that several sessions share.
+        optimized: with ONNX Runtime's own graph optimisations, or without any (the truth).
+        threads: threads within an operator; 0 leaves the number to the runtime.
+        provider: execution provider by its full name.
+        provider_options: options of that provider.
+        config: session configuration entries (``session.*`` keys).
+        disabled_optimizers: graph transformers of ONNX Runtime to leave out, by name.
+        outputs: tensors of the main graph to give out instead of the model's outputs.
+        reference: take ``onnx.reference`` where ONNX Runtime has no kernel; only without optimisations on the CPU.
+
+    Attributes:
+        inputs, outputs: the signature.
+        evaluator: ``onnxruntime`` or ``onnx.reference``.
+
+    Raises:
+        GraphoptError: the model cannot be loaded, or the provider is not there.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | str | Path | Loadable,
+        *,
+        optimized: bool,
+        threads: int = 1,
+        provider: str = CPU,
+        provider_options: Mapping[str, Any] | None = None,
+        config: Mapping[str, str] | None = None,
+        disabled_optimizers: Collection[str] = (),
+        outputs: Sequence[str] | None = None,
+        reference: bool = True,
+    ) -> None:
+        self._source = model if isinstance(model, Loadable) else Loadable(model)
+        self._taps = None if outputs is None else tuple(outputs)
+        self._may_refer = reference and not optimized and provider == CPU
+        self._reference: Any = None
+        self._session: Any = None
+        try:
+            self._session = _open(
+                self._source, self._taps, optimized, threads, provider, dict(provider_options or {}),
+                dict(config or {}), set(disabled_optimizers),
+            )  # fmt: skip
+        except _RuntimeFailure as failure:
+            if not (self._may_refer and failure.no_kernel and self._refer()):
+                raise failure.as_error("loading", self._source.name) from None
+
+    @property
+    def evaluator(self) -> str:
+        """Who computes: ``onnxruntime`` or ``onnx.reference``."""
+        return "onnxruntime" if self._reference is None else "onnx.reference"
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The inputs in the model's order; those with default values last, and not required."""
+        if self._reference is not None:
+            return self._reference.inputs
+        optional = (runtime_port(item, required=False) for item in self._session.get_overridable_initializers())
+        return (*map(runtime_port, self._session.get_inputs()), *optional)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The outputs in the model's order."""
+        if self._reference is not None:
+            return self._reference.outputs
+        return tuple(map(runtime_port, self._session.get_outputs()))
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """The outputs by name: arrays, lists of arrays for sequences, None for an empty optional.
+
+        Args:
+            feeds: an array for each input (a list of arrays for a sequence).
+
+        Raises:
+            GraphoptError: a feed does not fit, or the model fails on it.
+        """
+        given = checked(self.inputs, feeds)
+        if self._reference is not None:
+            return self._reference.run(given)
+        try:
+            return _run(self._session, self.outputs, self.inputs, given)
+        except _RuntimeFailure as failure:
+            if self._may_refer and "NOT_IMPLEMENTED" in failure.text and self._refer():
+                return self._reference.run(given)
+            raise failure.as_error("running", self._source.name) from None
+
+    def run_again(self, feeds: dict[str, Any]) -> None:
+        """Run on feeds that ``run`` has accepted before, and throw the outputs away: the inner loop of timing."""
+        if self._session is None:
+            self._reference.run(feeds)
+        else:
+            self._session.run(None, feeds)
+
+    def _refer(self) -> bool:
+        """Take the reference evaluator instead, if it knows all operators."""
+        try:
+            self._reference = _Reference(self._source, self._taps)
+        except Exception:
+            return False
+        self._session = None
+        return True
+
+
+class _RuntimeFailure(Exception):
+    """What ONNX Runtime said."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    @property
+    def no_kernel(self) -> bool:
+        return any(mark in self.text for mark in _NO_KERNEL) or _UNSUPPORTED_TYPE.search(self.text) is not None
+
+    def as_error(self, stage: str, name: str) -> GraphoptError:
+        unknown = _UNKNOWN_OPERATOR.search(self.text)
+        if unknown is not None:
+            domain, operator, standard = unknown.groups()
+            operator = standard or (operator if domain in ("", "ai.onnx") else f"{domain}::{operator}")
+            return GraphoptError(
+                f"ONNX Runtime does not know the operator {operator}", f"{stage} {name}",
+                "it needs a custom operator library or another runtime; the model cannot be run here",
+            )  # fmt: skip
+        if any(mark in self.text for mark in ("bad_alloc", "Failed to allocate memory")):
+            return GraphoptError("not enough memory", f"{stage} {name}", "use smaller feeds or a machine with more memory")
+        return GraphoptError(f"ONNX Runtime fails: {_essence(self.text)}", f"{stage} {name}", "")
+
+
+def _essence(text: str) -> str:
+    """One line of an ONNX Runtime message, without its code numbers and source paths."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S*onnxruntime\S*\.(cc|h):\d+ ", "", text)
+    text = " ".join(text.split()).rstrip(". ")
+    return text if len(text) <= 300 else f"{text[:140]} ... {text[-155:]}"
+
+
+def _open(
+    source: Loadable, outputs: Sequence[str] | None, optimized: bool, threads: int, provider: str,
+    provider_options: dict[str, Any], config: dict[str, str], disabled: set[str],
+) -> Any:  # fmt: skip
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise GraphoptError(
+            f"this ONNX Runtime has no {provider}", f"onnxruntime {onnxruntime.__version__}",
+            f"install the package that brings it, or use one of: {', '.join(available)}", usage=True,
+        )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # failures come back as exceptions; the log would only repeat them on stderr
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    payload, entries = source.payload(outputs)
+    for key, entry in {**entries, **config}.items():
+        options.add_session_config_entry(key, str(entry))
+    try:
+        session = onnxruntime.InferenceSession(
+            payload, options, providers=[(provider, provider_options)], disabled_optimizers=disabled,
+            enable_fallback=0,
+        )  # fmt: skip
+    except Exception as error:
+        raise _RuntimeFailure(str(error)) from error
+    if provider not in session.get_providers():
+        raise GraphoptError(
+            f"{provider} is built in but does not start on this machine", f"loading {source.name}",
+            "its driver or libraries are missing; see ONNX Runtime's requirements for this provider",
+        )  # fmt: skip
+    return session
+
+
+def _run(session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]) -> dict[str, Any]:
+    ready = {
+        item.name: values.to_runtime(feeds[item.name], item.dtype)
+        if item.dtype is not None and values.is_exotic(item.dtype) and isinstance(feeds[item.name], np.ndarray)
+        else feeds[item.name]
+        for item in inputs
+        if item.name in feeds
+    }
+    names = [item.name for item in outputs]
+    try:
+        if not any(item.kind == "tensor" and values.is_exotic(item.dtype) for item in outputs):
+            return dict(zip(names, session.run(names, ready), strict=True))
+        found = session.run_with_ort_values(names, {name: _as_value(name, given) for name, given in ready.items()})
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise _RuntimeFailure(str(error)) from error
+    return {item.name: values.from_runtime(value, item) for item, value in zip(outputs, found, strict=True)}
+
+
+def _as_value(name: str, given: Any) -> Any:
+    import onnxruntime
+
+    if not isinstance(given, np.ndarray):
+        if isinstance(given, onnxruntime.OrtValue):
+            return given
+    elif given.dtype != object:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(given)
+    raise GraphoptError(
+        "strings and sequences cannot be fed to a model with outputs of bfloat16, float8 or 4-bit type",
+        f"feeds, input '{name}'", "this is a limit of ONNX Runtime's Python interface",
+    )  # fmt: skip
+
+
+class _Reference:
+    """The onnx package's own evaluator: complete, and slow."""
+
+    def __init__(self, source: Loadable, outputs: Sequence[str] | None) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        proto = source.whole()
+        model = ir.from_proto(proto)
+        self.inputs = tuple(port(item, required=not item.is_initializer()) for item in model.graph.inputs)
+        known = {item.name: port(item) for item in model.graph.outputs}
+        names = [str(item.name) for item in model.graph.outputs] if outputs is None else outputs
+        self.outputs = tuple(known.get(name) or Port(name, "tensor", None, None) for name in names)
+        self._name = source.name
+        self._evaluator = ReferenceEvaluator(proto)
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        names = [item.name for item in self.outputs]
+        try:
+            with np.errstate(all="ignore"):
+                found = self._evaluator.run(names, feeds)
+        except Exception as error:
+            message = _essence(f"{type(error).__name__}: {error}")
+            raise GraphoptError(f"onnx.reference fails: {message}", f"running {self._name}", "") from error
+        return dict(zip(names, found, strict=True))

@@ -1,0 +1,93 @@
+"""Taps: any tensor of the main graph read out, without changing the model.
+
+The taps are extra outputs of a serialised copy. Many tensors at once cost memory, one at a time costs a session each;
+so they go in batches whose size follows from what the batches before weighed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+
+from .loadable import Loadable
+from .session import Session
+from .signature import Feeds
+
+_FIRST_BATCH = 8
+
+
+class Taps:
+    """The inner tensors of one model.
+
+    Tensors inside the bodies of If, Loop, Scan and local functions have no value of their own in the main graph (they
+    may have many, or none) and cannot be tapped; what these nodes give out can.
+
+    Args:
+        model: a path or a model in memory.
+        optimized: with the runtime's optimisations, which make some tensors disappear otherwise.
+        threads: threads within an operator.
+        reference: take ``onnx.reference`` where ONNX Runtime has no kernel.
+
+    Attributes:
+        names: what can be tapped: outputs of the main graph's nodes, in topological order.
+    """
+
+    def __init__(
+        self, model: ir.Model | str | Path, *, optimized: bool = False, threads: int = 1, reference: bool = True
+    ) -> None:
+        graph = (ir.load(model) if isinstance(model, (str, Path)) else model).graph
+        self.names = tuple(output.name for node in graph for output in node.outputs if output.name)
+        self._source = Loadable(model)
+        self._optimized = optimized
+        self._threads = threads
+        self._reference = reference
+
+    def session(self, names: Iterable[str]) -> Session:
+        """A session whose outputs are these tensors, for many runs (calibration).
+
+        Raises:
+            GraphoptError: a name is no tensor of the main graph.
+        """
+        wanted = list(dict.fromkeys(names))
+        unknown = sorted(set(wanted) - set(self.names))
+        if unknown:
+            raise GraphoptError(
+                f"there is no tensor '{unknown[0]}' in the main graph", self._source.name,
+                "tensors inside subgraphs and functions cannot be tapped",
+            )  # fmt: skip
+        return Session(
+            self._source, optimized=self._optimized, threads=self._threads, outputs=wanted, reference=self._reference
+        )
+
+    def values(
+        self, feeds: Feeds, names: Iterable[str] | None = None, memory_bytes: int = 512 * 2**20
+    ) -> Iterator[tuple[str, Any]]:
+        """Name and value of each tensor, in the order asked for.
+
+        Args:
+            feeds: one run's inputs.
+            names: the tensors; all by default.
+            memory_bytes: what the values of one batch should stay below.
+        """
+        pending = list(dict.fromkeys(self.names if names is None else names))
+        count, seen, weight = _FIRST_BATCH, 0, 0
+        while pending:
+            batch, pending = pending[:count], pending[count:]
+            found = self.session(batch).run(feeds)
+            seen, weight = seen + len(batch), weight + sum(map(_bytes, found.values()))
+            mean = max(weight / seen, 1.0)
+            count = int(min(max(memory_bytes / mean / 2, 1), 4 * count))  # half: the next ones may be larger
+            yield from found.items()
+            del found
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0

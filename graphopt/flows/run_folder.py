@@ -1,0 +1,267 @@
+"""The run folder: everything one run of a command did, as plain files that a report or a script can read.
+
+::
+
+    runs/20261122-014501-optimize-ppocr_cls_v2/
+        run.json            what was run, on which file, with which versions, on which machine
+        recipe.toml         the recipe as it ran
+        steps.jsonl         a line for each pass: what it changed, what it kept and why
+        stats.json          the model in numbers, before and after
+        verify.json         the verdict, and the differences of every output
+        measurements.jsonl  a line for each candidate that was timed
+        model.onnx          the result
+        report.html         the page that ``graphopt.report.render`` makes of these
+
+JSON files appear whole or not at all. Lines are appended one write each and are on their way to the disk
+before the call returns, so a run that is killed leaves every finished step behind, and at worst one torn last
+line, which readers skip. The JSON is strict: an infinite or undefined number is the text "inf", "-inf" or "nan".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import GraphoptError
+from graphopt.flows.machine import machine, versions
+
+
+class RunFolder:
+    """One run's folder, open for writing.
+
+    Args:
+        path: an existing run folder; ``RunFolder.create`` makes a new one.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(
+        cls,
+        root: Path | str,
+        command: str | Sequence[str],
+        *,
+        source: Path | str | None = None,
+        target: str | None = None,
+        data: str | None = None,
+        now: datetime | None = None,
+    ) -> RunFolder:
+        """Claims a new folder below ``root`` and writes its ``run.json``.
+
+        The id is the local time, the command and the model's name; when it is taken, also by another process
+        in the same second, a counter is added.
+
+        Args:
+            root: the folder of all runs, usually ``runs``; made when missing.
+            command: what was called: the words after the program's name (``["optimize", "m.onnx", "-o", ...]``)
+                or the same as one text.
+            source: the model file the run starts from; it is hashed and named in ``run.json``.
+            target: the target's name.
+            data: what the feeds come from, in words.
+            now: the time that counts as the start; by default the clock's.
+
+        Raises:
+            GraphoptError: the folder cannot be made, or the source cannot be read.
+        """
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+        text = command if isinstance(command, str) else shlex.join(words)
+        created = now or datetime.now().astimezone()
+        origin = None if source is None else _source(Path(source))
+        parts = [created.strftime("%Y%m%d-%H%M%S"), _slug(words[0] if words else "run")]
+        if source is not None:
+            parts.append(_slug(Path(source).stem))
+        folder = cls(_claim(Path(root), "-".join(part for part in parts if part)))
+        folder._write_json(
+            "run.json",
+            {
+                "id": folder.id,
+                "command": text,
+                "created": created.isoformat(timespec="seconds"),
+                "finished": None,
+                "graphopt": versions()["graphopt"],
+                "versions": versions(),
+                "machine": machine(),
+                "source": origin,
+                "target": target,
+                "data": data,
+            },
+        )
+        return folder
+
+    @property
+    def id(self) -> str:
+        """The run's id: its folder's name."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """Where the resulting model belongs."""
+        return self.path / "model.onnx"
+
+    def append_step(self, step: object) -> None:
+        """Adds a pass's line to ``steps.jsonl``.
+
+        Args:
+            step: a mapping or dataclass with pass, family, round, fidelity, changed, kept, seconds,
+                nodes_before, nodes_after, sites (each where, text, status: changed, kept or left-out) and error.
+        """
+        self._append("steps.jsonl", step)
+
+    def append_measurement(self, measurement: object) -> None:
+        """Adds a candidate's line to ``measurements.jsonl``; the first line is what the ratios are relative to.
+
+        Args:
+            measurement: a mapping or dataclass with name, median_ms, ratio, ratio_low, ratio_high, runs, load_s,
+                peak_bytes, file_bytes, threads and provider.
+        """
+        self._append("measurements.jsonl", measurement)
+
+    def write_stats(self, before: object, after: object | None = None) -> None:
+        """Writes ``stats.json``; call it again with both when the second model exists."""
+        self._write_json("stats.json", {"before": before, "after": after})
+
+    def write_verify(self, verdict: object) -> None:
+        """Writes ``verify.json``.
+
+        Args:
+            verdict: a mapping or dataclass with verdict (a word), feeds (how many) and outputs (each name, dtype,
+                shape, max_abs, max_rel, sqnr_db, tolerance, ok).
+        """
+        self._write_json("verify.json", verdict)
+
+    def write_recipe(self, text: str) -> None:
+        """Writes ``recipe.toml``."""
+        write_atomically(self.path / "recipe.toml", text if text.endswith("\n") else text + "\n")
+
+    def finish(self, error: str | None = None, **facts: object) -> None:
+        """Marks the run as over in ``run.json``; a folder without that mark was interrupted.
+
+        Args:
+            error: what went wrong, for a run that failed.
+            facts: more to note there, such as ``output="m.opt.onnx"``.
+        """
+        try:
+            known = json.loads((self.path / "run.json").read_text("utf-8"))
+        except (OSError, ValueError) as problem:
+            raise GraphoptError("the run folder has no readable run.json", str(self.path)) from problem
+        now = datetime.now().astimezone()
+        try:
+            seconds = (now - datetime.fromisoformat(known["created"])).total_seconds()
+        except (KeyError, TypeError, ValueError):
+            seconds = None
+        known |= {"finished": now.isoformat(timespec="seconds"), "seconds": seconds, "error": error, **facts}
+        self._write_json("run.json", known)
+
+    def _append(self, name: str, record: object) -> None:
+        """One line, one write: concurrent readers see whole lines but for the last."""
+        line = (
+            json.dumps(_plain(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+        )
+        path = self.path / name
+        try:
+            with path.open("ab+") as stream:
+                if stream.tell():
+                    stream.seek(-1, os.SEEK_END)
+                    if stream.read(1) != b"\n":
+                        line = b"\n" + line  # a torn line stays alone, so that it spoils nothing
+                stream.write(line)
+                stream.flush()
+        except OSError as problem:
+            raise _unwritable(path, problem) from problem
+
+    def _write_json(self, name: str, record: object) -> None:
+        text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, indent=2)
+        write_atomically(self.path / name, text + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file that appears whole or not at all (temporary file beside it, fsync, rename).
+
+    Raises:
+        GraphoptError: the file cannot be written; nothing is left behind then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(text.encode("utf-8", "replace"))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
+
+
+def _claim(root: Path, name: str) -> Path:
+    """Makes the folder ``name``, or ``name-2``, ``name-3``, ...; making is claiming, so no two runs share one."""
+    counter = 1
+    while True:
+        path = root / (name if counter == 1 else f"{name}-{counter}")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError as problem:
+            if not root.is_dir():
+                raise _unwritable(root, problem) from problem
+            counter += 1
+        except OSError as problem:
+            raise _unwritable(path, problem) from problem
+        else:
+            return path
+
+
+def _source(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"path": str(path), "sha256": digest, "bytes": path.stat().st_size}
+    except OSError as problem:
+        raise GraphoptError(f"the model cannot be read: {problem.strerror}", str(path)) from problem
+
+
+def _slug(text: str) -> str:
+    """The text as part of a folder's name on any file system."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:60].rstrip("-.")
+
+
+def _unwritable(path: Path, problem: OSError) -> GraphoptError:
+    return GraphoptError(
+        f"cannot be written: {problem.strerror or problem}",
+        str(path),
+        "choose another folder, or free some space",
+    )
+
+
+def _plain(value: object) -> Any:
+    """The value in JSON's types; non-finite numbers as text, what JSON does not know by its ``str``."""
+    if isinstance(value, Enum):
+        return _plain(value.value) if isinstance(value.value, str) else value.name.lower()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.repr}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_plain(item) for item in items]
+    as_list = getattr(value, "tolist", None)  # numpy's numbers and arrays
+    return _plain(as_list()) if callable(as_list) else str(value)

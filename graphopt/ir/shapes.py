@@ -1,0 +1,194 @@
+"""Sound symbolic shape inference.
+
+The rules of the single operators come from the package onnx-shape-inference (symbolic dimensions as SymPy
+expressions, elements of shape tensors propagated). The traversal is ours, because a shape that passes rely
+on must be a fact:
+
+- shapes that a file declares for inner tensors and outputs are hints, often stale: dropped before inference;
+- a graph input's numbers are facts (the runtime refuses other sizes); its symbols are, when they are identifiers:
+  exporters write ``?`` or -1 for "unknown", twice in one shape;
+- the default of an overridable input is no fact about its elements;
+- what a Loop or Scan carries may change its shape from trip to trip: it has one only when it is proven invariant;
+- an If's output has a shape only when both branches have;
+- the body of a local function knows nothing of its inputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
+
+from .facts import STANDARD_DOMAINS, dims, is_op
+from .walk import Body, bodies, nodes, subgraphs
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
+
+
+def infer(model: ir.Model) -> list[ir.Node]:
+    """Give every value the shape and element type that are certain, and nothing else.
+
+    Afterwards ``graphopt.ir.dims`` and ``known_ints`` answer from these facts. Declared shapes are lost: keep the
+    interface first (``graphopt.pipeline`` does).
+
+    Returns:
+        nodes whose inference failed inside the operator's rule; their outputs are unknown.
+    """
+    registry.collect()
+    forget(model)
+    failed: list[ir.Node] = []
+    for body in bodies(model):
+        context = ShapeInferenceContext(body.opsets, policy="override")
+        with _defaults_hidden(body):
+            for value in body.graph.inputs:
+                _clean_input(context, value, trusted=body.function is None)
+            _Inference(context, failed).graph(body.graph, depth=0)
+    return failed
+
+
+def forget(model: ir.Model) -> None:
+    """Drop all shapes but those of the main graph's inputs and of constants, and the inferred elements.
+
+    Element types stay: a runtime refuses a file in which they are wrong.
+    """
+    for body in bodies(model):
+        for graph in body.graphs():
+            for value in graph.outputs:
+                _forget(value)
+            if graph is not model.graph:
+                for value in graph.inputs:
+                    _forget(value)
+            for value in graph.initializers.values():
+                if value.const_value is not None and not value.is_graph_input():
+                    value.shape = ir.Shape(value.const_value.shape)
+                    value.type = value.type or ir.TensorType(value.const_value.dtype)
+    for node in nodes(model):
+        for value in node.outputs:
+            _forget(value)
+
+
+def _forget(value: ir.Value) -> None:
+    if value.is_initializer():
+        return
+    value.shape = None
+    if value.producer() is not None:
+        value.const_value = None
+    if SYM_DATA_KEY in value.metadata_props:
+        del value.metadata_props[SYM_DATA_KEY]
+
+
+@contextmanager
+def _defaults_hidden(body: Body) -> Iterator[None]:
+    hidden = [
+        (value, value.const_value)
+        for value in body.graph.initializers.values()
+        if value.is_graph_input() and value.const_value is not None
+    ]
+    for value, _ in hidden:
+        value.const_value = None
+    try:
+        yield
+    finally:
+        for value, tensor in hidden:
+            value.const_value = tensor
+
+
+def _clean_input(context: ShapeInferenceContext, value: ir.Value, *, trusted: bool) -> None:
+    if value.shape is None:
+        return
+    if not trusted:
+        value.shape = None
+        return
+    cleaned: list[int | str | None] = []
+    for dim in value.shape.dims:
+        size = dim if isinstance(dim, int) else dim.value
+        if isinstance(size, int):
+            cleaned.append(size if size >= 0 else None)
+        else:
+            cleaned.append(size if size is not None and _IDENTIFIER.match(size) else None)
+    value.shape = context.name_anonymous_dims_in_shape(ir.Shape(cleaned))
+
+
+class _Inference:
+    """One body's traversal in topological order."""
+
+    def __init__(self, context: ShapeInferenceContext, failed: list[ir.Node]) -> None:
+        self._context = context
+        self._failed = failed
+
+    def graph(self, graph: ir.Graph, depth: int) -> None:
+        for node in graph:
+            self._node(node, depth)
+
+    def _node(self, node: ir.Node, depth: int) -> None:
+        if is_op(node, "Loop", "Scan"):
+            self._loop(node, depth)
+            return
+        branches = list(subgraphs(node))
+        for branch in branches:
+            self.graph(branch, depth)
+        domain = "" if node.domain in STANDARD_DOMAINS else node.domain
+        rule = registry.get(domain, node.op_type, version=self._context.get_opset_version(domain))
+        if rule is None or any(attribute.is_ref() for attribute in node.attributes.values()):
+            return
+        try:
+            rule(self._context, node)
+        except Exception:  # any rule of the library, on any stranger's node: its outputs stay unknown
+            self._failed.append(node)
+            for output in node.outputs:
+                _forget(output)
+        if branches:
+            self._keep_what_all_branches_know(node, branches)
+
+    @staticmethod
+    def _keep_what_all_branches_know(node: ir.Node, branches: list[ir.Graph]) -> None:
+        for index, output in enumerate(node.outputs):
+            if any(index >= len(branch.outputs) or branch.outputs[index].shape is None for branch in branches):
+                output.shape = None
+
+    def _loop(self, node: ir.Node, depth: int) -> None:
+        """Loop and Scan: carried values first on the guess that they keep their shape, then, refuted, without."""
+        body = next(subgraphs(node), None)
+        if body is None:
+            return
+        is_loop = node.op_type == "Loop"
+        carried = len(node.inputs) - (2 if is_loop else node.attributes["num_scan_inputs"].as_int())
+        first_input, first_output = (2, 1) if is_loop else (0, 0)
+        initial = list(node.inputs[2:]) if is_loop else list(node.inputs[:carried])
+        invariant = depth < _OPTIMISTIC_DEPTH
+        while True:
+            self._bind(body, node, initial, first_input, invariant)
+            self.graph(body, depth + 1)
+            outcomes = body.outputs[first_output : first_output + carried]
+            if not invariant or all(
+                start is not None and dims(start) is not None and dims(start) == dims(outcome)
+                for start, outcome in zip(initial, outcomes, strict=False)
+            ):
+                break
+            invariant = False
+        for index, output in enumerate(node.outputs):
+            source = body.outputs[first_output + index] if first_output + index < len(body.outputs) else None
+            if source is not None and source.dtype is not None:
+                output.type = source.type
+            output.shape = None
+            if invariant and index < carried:
+                start = initial[index]
+                output.shape = start.shape if start is not None else None
+
+    def _bind(
+        self, body: ir.Graph, node: ir.Node, initial: list[ir.Value | None], first: int, invariant: bool
+    ) -> None:
+        for value in body.inputs:
+            value.shape = None
+        if first == 2:
+            for value in body.inputs[:2]:
+                value.shape = ir.Shape([])
+        for start, value in zip(initial, body.inputs[first:], strict=False):
+            if start is not None and start.type is not None and value.type is None:
+                value.type = start.type
+            if invariant and start is not None:
+                value.shape = start.shape

@@ -1,0 +1,76 @@
+"""Names, put right after edits.
+
+Passes create values, and move them between graphs, without thinking of names. ``tidy`` then gives every value
+of a body a name of its own, deterministically and in time linear in the graph. It also turns initialisers
+of local functions, which ONNX does not allow, into Constant nodes.
+
+ONNX asks a name to be unique in its graph and the graphs around it (IR specification, "Names within a
+graph"). One table for the whole body is stricter and simpler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from .walk import Body, bodies
+
+
+def tidy(model: ir.Model) -> None:
+    """Make the names of values unique in each body; inputs and outputs of the body keep theirs."""
+    for body in bodies(model):
+        if body.function is not None:
+            _write_as_constants(body.graph)
+        _make_unique(body)
+
+
+def _write_as_constants(graph: ir.Graph) -> None:
+    """A FunctionProto has no initialisers: put Constant nodes in front instead."""
+    for value in list(graph.initializers.values()):
+        assert value.const_value is not None
+        node = ir.node("Constant", [], {"value": value.const_value})
+        node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+        first = next(iter(graph), None)
+        if first is None:
+            graph.append(node)
+        else:
+            graph.insert_before(first, node)
+        for user, index in tuple(value.uses()):
+            user.replace_input_with(index, node.outputs[0])
+        del graph.initializers[value.name or ""]
+
+
+def _values(body: Body) -> Iterator[ir.Value]:
+    """Every value defined in the body, the public ones first."""
+    yield from body.graph.inputs
+    yield from body.graph.outputs
+    for graph in body.graphs():
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs
+
+
+def _make_unique(body: Body) -> None:
+    owners: dict[str, ir.Value] = {}
+    nameless: list[ir.Value] = []
+    for value in _values(body):
+        name = value.name
+        if not name:
+            if name is None or value.uses() or value.is_graph_output():
+                nameless.append(value)  # otherwise "": an optional output that is left out
+        elif owners.setdefault(name, value) is not value:
+            nameless.append(value)
+    counts: dict[str, int] = {}
+    for value in nameless:
+        producer = value.producer()
+        base = value.name or (producer.op_type if producer is not None else "value")
+        count = counts.get(base, 0)
+        name = f"{base}_{count}"
+        while name in owners:
+            count += 1
+            name = f"{base}_{count}"
+        counts[base] = count + 1
+        owners[name] = value
+        value.name = name

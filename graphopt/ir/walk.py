@@ -1,0 +1,92 @@
+"""Walking a model: every graph and every node, wherever they hide.
+
+A model is a few *bodies*: the main graph and the local functions. A body holds a graph, and the nodes of
+that graph may hold subgraphs (the branches of an If, the body of a Loop or Scan), to any depth. The opset
+imports belong to the body: a function has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs in a node's own attributes, one level deep."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The main graph or one local function of a model.
+
+    Attributes:
+        graph: the outermost graph.
+        opsets: operator-set version by domain; ``""`` is the default domain.
+        function: the local function, or None for the main graph.
+    """
+
+    graph: ir.Graph
+    opsets: Mapping[str, int]
+    function: ir.Function | None = None
+
+    def version(self, domain: str = "") -> int:
+        """The version of an operator set in force here; 0 when the body does not import the domain."""
+        return self.opsets.get(domain, 0)
+
+    def graphs(self) -> Iterator[ir.Graph]:
+        """The outermost graph, then the nested ones, outer before inner."""
+        pending = [self.graph]
+        while pending:
+            graph = pending.pop()
+            yield graph
+            for node in graph:
+                pending.extend(subgraphs(node))
+
+    def nodes(self) -> Iterator[ir.Node]:
+        """Every node, a node before the nodes inside it.
+
+        The graph may be edited while the iteration is under way: removed nodes are not entered, nodes
+        inserted ahead of the current one are visited.
+        """
+        stack: list[Iterator[ir.Node]] = [iter(self.graph)]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                continue
+            yield node
+            if node.graph is not None and node.attributes:
+                stack.extend(iter(graph) for graph in subgraphs(node))
+
+
+def bodies(model: ir.Model) -> Iterator[Body]:
+    """The main graph, then the local functions in their order of definition."""
+    yield Body(model.graph, model.graph.opset_imports)
+    for function in model.functions.values():
+        yield Body(function.graph, function.opset_imports, function)
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """Every graph of the model: main, local functions' and nested."""
+    for body in bodies(model):
+        yield from body.graphs()
+
+
+def nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of the model, those of local functions and subgraphs too; safe under edits."""
+    for body in bodies(model):
+        yield from body.nodes()
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Nodes of the model, without Constant nodes, with those of subgraphs and local functions."""
+    return sum(1 for node in nodes(model) if node.op_type != "Constant")

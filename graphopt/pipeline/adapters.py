@@ -1,0 +1,128 @@
+"""Bring what you have: graphsurgeon functions, onnx_ir passes and onnxscript rewrite rules as graphopt passes.
+
+Each runs on a copy, once, as one site, so it is verified, reported and left out like any other edit. They are made
+in Python only: a function cannot be written into a recipe file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import onnx_ir as ir
+
+from ..events import Site, Sites
+from .context import Context
+from .pass_ import Fidelity, Pass
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon
+
+
+def adopt(model: ir.Model, other: ir.Model) -> None:
+    """Make ``model`` what ``other`` is; ``other`` must not be used afterwards."""
+    model.graph = other.graph
+    model.functions.clear()
+    model.functions.update(other.functions)
+    model.metadata_props.clear()
+    model.metadata_props.update(other.metadata_props)
+    model.ir_version = other.ir_version
+
+
+@dataclass(frozen=True)
+class _ForeignPass(Pass):
+    """Runs someone else's transformation on a copy, and proposes its result as one edit."""
+
+    fidelity: ClassVar[Fidelity] = Fidelity.NUMERIC
+    once: ClassVar[bool] = True
+
+    def transformed(self, copy: ir.Model) -> ir.Model | None:
+        """The transformed model, or None when nothing changed."""
+        raise NotImplementedError(type(self).__name__)
+
+    def apply(self, model: ir.Model, context: Context) -> Sites:
+        """One site for the whole model."""
+        result = self.transformed(model.clone())
+        if result is None:
+            yield Site("model", "nothing to change")
+            return
+        yield Site("model", f"transformed by {self.label}", lambda: adopt(model, result))
+
+    @property
+    def label(self) -> str:
+        """The name of what is wrapped, for reports."""
+        raise NotImplementedError(type(self).__name__)
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.label})"
+
+
+@dataclass(frozen=True)
+class GraphSurgeonPass(_ForeignPass):
+    """A function over ``onnx_graphsurgeon.Graph``, used as a pass.
+
+    The function edits the graph in place or returns a new one. Needs the extra ``surgeon``.
+    """
+
+    name: ClassVar[str] = "graph-surgeon"
+    function: Callable[[onnx_graphsurgeon.Graph], onnx_graphsurgeon.Graph | None]
+
+    @property
+    def label(self) -> str:
+        """The function's name."""
+        return getattr(self.function, "__name__", "function")
+
+    def transformed(self, copy: ir.Model) -> ir.Model | None:
+        """Through a ModelProto and back."""
+        import onnx_graphsurgeon as gs
+
+        before = ir.to_proto(copy)
+        graph = gs.import_onnx(before)
+        graph = self.function(graph) or graph
+        after = gs.export_onnx(graph)
+        after.ir_version = before.ir_version
+        after.metadata_props.extend(before.metadata_props)
+        return None if after.graph == before.graph else ir.from_proto(after)
+
+
+@dataclass(frozen=True)
+class IrPass(_ForeignPass):
+    """A pass of the onnx_ir package (``onnx_ir.passes.PassBase``), used as a pass."""
+
+    name: ClassVar[str] = "onnx-ir"
+    wrapped: ir.passes.PassBase
+
+    @property
+    def label(self) -> str:
+        """The wrapped class's name."""
+        return type(self.wrapped).__name__
+
+    def transformed(self, copy: ir.Model) -> ir.Model | None:
+        """Trusts the pass's own word on whether it changed anything."""
+        result = self.wrapped(copy)
+        return result.model if result.modified else None
+
+
+@dataclass(frozen=True)
+class RulePass(_ForeignPass):
+    """A rewrite rule of onnxscript, a sequence of them or a rule set, used as a pass."""
+
+    name: ClassVar[str] = "onnxscript-rules"
+    rules: Any  # RewriteRule | Sequence[RewriteRule] | RewriteRuleSet
+
+    @property
+    def label(self) -> str:
+        """The rules' names."""
+        rules = getattr(self.rules, "rules", self.rules)
+        rules = rules if isinstance(rules, (list, tuple)) else [rules]
+        return ", ".join(str(getattr(rule, "name", None) or type(rule).__name__) for rule in rules)
+
+    def transformed(self, copy: ir.Model) -> ir.Model | None:
+        """Applies the rules until onnxscript finds no more matches."""
+        from onnxscript.rewriter import RewriteRuleSet
+
+        rules = self.rules
+        if not isinstance(rules, RewriteRuleSet):
+            rules = RewriteRuleSet(list(rules) if isinstance(rules, (list, tuple)) else [rules])
+        return copy if rules.apply_to_model(copy) else None

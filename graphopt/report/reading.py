@@ -1,0 +1,358 @@
+"""Reads a run folder into types that hold whatever is there: what is missing or malformed is None or empty.
+
+A report is wanted most when a run went wrong, so nothing in a run folder's files may stop it: a torn last line
+(the run was killed), a missing file (it never got that far), a number where a text belongs (another tool wrote it).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from graphopt.errors import GraphoptError
+
+JSON_FILES = ("run.json", "stats.json", "verify.json")
+LINE_FILES = ("steps.jsonl", "measurements.jsonl")
+KNOWN_FILES = (*JSON_FILES, *LINE_FILES, "recipe.toml", "model.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class SiteLine:
+    """One place a pass considered; ``status`` is changed, kept or left-out."""
+
+    where: str
+    text: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass's line."""
+
+    name: str
+    family: str
+    round: int | None
+    fidelity: str
+    changed: int | None
+    kept: int | None
+    seconds: float | None
+    nodes_before: int | None
+    nodes_after: int | None
+    sites: tuple[SiteLine, ...]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A model in numbers."""
+
+    nodes: int | None
+    initializers: int | None
+    parameters: int | None
+    bytes: int | None
+    operators: dict[str, int]
+    opset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The differences of one output."""
+
+    name: str
+    dtype: str
+    shape: str
+    max_abs: float | None
+    max_rel: float | None
+    sqnr_db: float | None
+    tolerance: str
+    ok: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """The verdict on the result."""
+
+    verdict: str
+    feeds: str
+    outputs: tuple[Output, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One candidate's timing; ratios are relative to the first candidate, and below 1 is faster."""
+
+    name: str
+    median_ms: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    runs: int | None
+    load_s: float | None
+    peak_bytes: int | None
+    file_bytes: int | None
+    threads: str
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything a run folder says.
+
+    Attributes:
+        facts: ``run.json`` as it is.
+        torn: for each file that could only be read in part, what is wrong with it.
+        result_bytes: the size of ``model.onnx``.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    steps: tuple[Step, ...]
+    before: Stats | None
+    after: Stats | None
+    verify: Verify | None
+    measurements: tuple[Measurement, ...]
+    recipe: str
+    torn: tuple[str, ...]
+    result_bytes: int | None
+
+    def fact(self, *path: str) -> object:
+        """A value in ``run.json`` by its keys, or None."""
+        value: object = self.facts
+        for key in path:
+            value = as_dict(value).get(key)
+        return value
+
+
+def read(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        GraphoptError: there is no such folder, or nothing in it is a run's.
+    """
+    if not any((folder / name).is_file() for name in KNOWN_FILES):
+        found = "the folder holds no run" if folder.is_dir() else "there is no such run folder"
+        raise GraphoptError(
+            found, str(folder), "name a folder below runs/ that a graphopt command made", usage=True
+        )
+    torn: list[str] = []
+    facts, stats, verify = (as_dict(_json(folder / name, torn)) for name in JSON_FILES)
+    steps, measurements = (_lines(folder / name, torn) for name in LINE_FILES)
+    recipe = _text(folder / "recipe.toml", torn)
+    model = folder / "model.onnx"
+    return Run(
+        name=folder.resolve().name,
+        facts=facts,
+        steps=tuple(map(_step, steps)),
+        before=_stats(stats.get("before")),
+        after=_stats(stats.get("after")),
+        verify=_verify(verify) if verify else None,
+        measurements=tuple(map(_measurement, measurements)),
+        recipe=recipe or "",
+        torn=tuple(torn),
+        result_bytes=model.stat().st_size if model.is_file() else None,
+    )
+
+
+def number(value: object) -> float | None:
+    """A JSON number, also one written as text ("inf", "-inf", "nan"); anything else is None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None
+
+
+def whole(value: object) -> int | None:
+    """A JSON number within 64 bits as an int, or None."""
+    found = number(value)
+    if found is None or not abs(found) < 2**63:
+        return None
+    return value if isinstance(value, int) else int(found)
+
+
+def size(value: object) -> int | None:
+    """A count: a whole number that is not negative, or None."""
+    found = whole(value)
+    return found if found is not None and found >= 0 else None
+
+
+def text(value: object) -> str:
+    """A JSON value as text; None is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_dump(item)}" for key, item in as_dict(value).items() if item is not None)
+    return _dump(value)
+
+
+def _dump(value: object) -> str:
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "…"
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """The value when it is a JSON object, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """The value when it is a JSON array, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def _positive(value: object) -> float | None:
+    """A finite number that is not negative, or None."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) and found >= 0 else None
+
+
+def _text(path: Path, torn: list[str]) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        torn.append(f"{path.name} cannot be read: {problem.strerror}")
+        return None
+
+
+def _json(path: Path, torn: list[str]) -> object:
+    content = _text(path, torn)
+    if content is None:
+        return None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        torn.append(f"{path.name} is not valid JSON and was left out")
+        return None
+
+
+def _lines(path: Path, torn: list[str]) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; lines that are none are counted, not read."""
+    found: list[dict[str, Any]] = []
+    bad: list[int] = []
+    lines = (_text(path, torn) or "").split("\n")
+    for index, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            found.append(as_dict(record))
+        else:
+            bad.append(index)
+    if bad == [len(lines)]:
+        torn.append(f"the last line of {path.name} is torn: the run was interrupted while writing it")
+    elif bad:
+        torn.append(
+            f"{path.name} has {len(bad)} unreadable line{'s' * (len(bad) > 1)}, the first is line {bad[0]}"
+        )
+    return found
+
+
+def _step(record: dict[str, Any]) -> Step:
+    sites = tuple(_sites(record.get("sites")))
+    return Step(
+        name=text(record.get("pass")) or "(unnamed)",
+        family=text(record.get("family")),
+        round=whole(record.get("round")),
+        fidelity=text(record.get("fidelity")).lower(),
+        changed=size(record.get("changed")),
+        kept=size(record.get("kept")),
+        seconds=_positive(record.get("seconds")),
+        nodes_before=size(record.get("nodes_before")),
+        nodes_after=size(record.get("nodes_after")),
+        sites=sites,
+        error=text(record.get("error")),
+    )
+
+
+def _sites(value: object) -> Iterator[SiteLine]:
+    for item in as_list(value):
+        site = as_dict(item)
+        if site:
+            status = text(site.get("status")).lower().replace("_", "-") or "kept"
+            yield SiteLine(text(site.get("where")) or "(somewhere)", text(site.get("text")), status)
+
+
+def _stats(value: object) -> Stats | None:
+    record = as_dict(value)
+    if not record:
+        return None
+    operators = {name: size(count) for name, count in as_dict(record.get("operators")).items()}
+    return Stats(
+        nodes=size(record.get("nodes")),
+        initializers=size(record.get("initializers")),
+        parameters=size(record.get("parameters")),
+        bytes=size(record.get("bytes")),
+        operators={name: count for name, count in operators.items() if count},
+        opset=whole(record.get("opset")),
+    )
+
+
+def _verify(record: dict[str, Any]) -> Verify:
+    feeds = record.get("feeds")
+    feeds = len(as_list(feeds)) if isinstance(feeds, list) else feeds
+    outputs = tuple(_output(as_dict(item)) for item in as_list(record.get("outputs")))
+    return Verify(verdict=text(record.get("verdict")), feeds=text(feeds), outputs=outputs)
+
+
+def _output(record: dict[str, Any]) -> Output:
+    shape = record.get("shape")
+    dims = " × ".join(text(dim) or "?" for dim in as_list(shape)) if isinstance(shape, list) else text(shape)
+    ok = record.get("ok")
+    return Output(
+        name=text(record.get("name")) or "(unnamed)",
+        dtype=text(record.get("dtype")).lower(),
+        shape="scalar" if shape == [] else dims,
+        max_abs=number(record.get("max_abs")),
+        max_rel=number(record.get("max_rel")),
+        sqnr_db=number(record.get("sqnr_db")),
+        tolerance=_tolerance(record.get("tolerance")),
+        ok=ok if isinstance(ok, bool) else None,
+    )
+
+
+def _tolerance(value: object) -> str:
+    """``rtol 1e-4, atol 1e-5``, whether it comes as an object, a number or words."""
+    if isinstance(value, dict):
+        parts = [f"{key} {text(item) if isinstance(item, dict) else _tolerance(item)}"
+            for key, item in as_dict(value).items() if item is not None]
+        return ", ".join(parts[:4])
+    if isinstance(value, (int, float)):
+        return f"{value:g}".replace("e-0", "e-").replace("-", "−")
+    return text(value)
+
+
+def _measurement(record: dict[str, Any]) -> Measurement:
+    return Measurement(
+        name=text(record.get("name")) or "(unnamed)",
+        median_ms=_positive(record.get("median_ms")),
+        ratio=_positive(record.get("ratio")),
+        ratio_low=_positive(record.get("ratio_low")),
+        ratio_high=_positive(record.get("ratio_high")),
+        runs=size(record.get("runs")),
+        load_s=_positive(record.get("load_s")),
+        peak_bytes=size(record.get("peak_bytes")),
+        file_bytes=size(record.get("file_bytes")),
+        threads=text(record.get("threads")),
+        provider=text(record.get("provider")),
+    )

@@ -1,0 +1,294 @@
+"""Makes the page: run folder in, ``report.html`` out, the same bytes for the same files.
+
+The page needs nothing but itself: style, drawings and script are inside, and its content security policy allows
+the one style sheet and the one script by their digests and no connection at all. So even if a hostile name from a
+model slipped through the escaping, a browser would neither run nor fetch it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from graphopt.flows.run_folder import write_atomically
+from graphopt.report import charts, formats, passes, summary
+from graphopt.report.reading import Output, Run, as_dict, number, read, size, text
+
+SHOWN_OPERATORS = 24
+"""Operators drawn at once; those that came or went are always drawn."""
+
+SHOWN_OUTPUTS = 6
+"""Outputs drawn in the accuracy chart, the worst first; the table has all."""
+
+NOISE_TOP = 160.0
+"""Decibels at the end of the accuracy chart: float32 rounding lies near 140."""
+
+NOISE_TICKS = (40.0, 80.0, 120.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """A line of the size chart or the operator histogram."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    kind: str
+    drawing: Markup
+
+
+def render(run_folder: Path) -> Path:
+    """Writes a run folder's ``report.html``.
+
+    The page is a pure function of the folder's files: no clock, no network, no look at this machine. What is
+    missing from the folder is shown as not measured.
+
+    Args:
+        run_folder: a folder as ``graphopt.flows.run_folder.RunFolder`` writes it, finished or not.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        GraphoptError: there is no run in that folder, or the page cannot be written.
+    """
+    folder = Path(run_folder)
+    path = folder / "report.html"
+    write_atomically(path, page(read(folder)))
+    return path
+
+
+def page(run: Run) -> str:
+    """The page of a run, as HTML."""
+    rows = passes.rows(run)
+    operators = _operators(run)
+    style, script = _source("style.css.jinja"), _source("script.js.jinja")
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            run=run,
+            model=summary.model_name(run),
+            badge=summary.badge(run),
+            tiles=summary.tiles(run),
+            latency=summary.latency(run),
+            notes=summary.notes(run),
+            rows=rows,
+            totals=passes.totals(rows),
+            left_out=[(row.step.name, site) for row in rows for site in row.left_out],
+            failures=[(row.step.name, row.step.error) for row in rows if row.step.error],
+            sizes=_sizes(run),
+            ratio_top=charts.ratio_top(_ratios(run)),
+            operators=[bars for bars, shown in operators if shown],
+            more_operators=[bars for bars, shown in operators if not shown],
+            outputs=_worst_outputs(run),
+            noise_top=NOISE_TOP,
+            noise_ticks=NOISE_TICKS,
+            commands=summary.commands(run),
+            machine=_machine(run),
+            versions=_pairs(run.fact("versions")),
+            provenance=_provenance(run),
+            style=Markup(style),
+            script=Markup(script),
+            style_digest=_digest(style),
+            script_digest=_digest(script),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("graphopt.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        name: getattr(formats, name)
+        for name in (
+            "count",
+            "size",
+            "seconds",
+            "milliseconds",
+            "ratio",
+            "interval",
+            "small",
+            "decibels",
+            "moment",
+            "plural",
+        )
+    }
+    environment.filters |= filters | {"toml": _toml, "signed": _signed}
+    environment.globals |= {"charts": charts, "change": formats.change, "NOTHING": formats.NOTHING}
+    return environment
+
+
+def _finalize(value: object) -> object:
+    """Every printed value passes here before it is escaped."""
+    return formats.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(name: str) -> str:
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0].strip()
+
+
+def _digest(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _signed(value: int | None) -> str:
+    return formats.delta(0, value) if value is not None else formats.NOTHING
+
+
+def _toml(source: str) -> Markup:
+    """A recipe with its tables, keys and comments marked, line by line; a comment after a value stays plain."""
+    lines: list[Markup] = []
+    for line in formats.clean(source).rstrip().split("\n"):
+        kind = next((kind for kind, pattern in _TOML if pattern.match(line)), "")
+        if kind == "key":
+            key, rest = line.split("=", 1)
+            lines.append(Markup('<span class="key">{}</span>={}').format(key, rest))
+        elif kind:
+            lines.append(Markup('<span class="{}">{}</span>').format(kind, line))
+        else:
+            lines.append(escape(line))
+    return Markup("\n").join(lines)
+
+
+_TOML = (
+    ("comment", re.compile(r"\s*#")),
+    ("table", re.compile(r"\s*\[\[?[^=]*\]\s*$")),
+    ("key", re.compile(r"\s*[\w.\-\"]+\s*=")),
+)
+
+
+def _ratios(run: Run) -> list[float]:
+    found = [
+        value for item in run.measurements for value in (item.ratio, item.ratio_high) if value is not None
+    ]
+    return [value for value in found if math.isfinite(value)]
+
+
+def _sizes(run: Run) -> list[Bars]:
+    """The size chart: each line has its own scale."""
+    before, after = run.before, run.after
+    first, found = summary.baseline(run), summary.result(run)
+    files = summary.file_sizes(run)
+    lines: list[tuple[str, float | None, float | None, Callable[[Any], str]]] = [
+        ("Nodes", before and before.nodes, after and after.nodes, formats.count),
+        ("Initialisers", before and before.initializers, after and after.initializers, formats.count),
+        ("Parameters", before and before.parameters, after and after.parameters, formats.large),
+        ("Weights", before and before.bytes, after and after.bytes, formats.size),
+        ("File", *files, formats.size),
+        ("Peak memory", first and first.peak_bytes, found and found.peak_bytes, formats.size),
+        ("Load time", first and first.load_s, found and found.load_s, formats.seconds),
+    ]
+    return [_bars(*line) for line in lines if line[1] is not None or line[2] is not None]
+
+
+def _bars(
+    label: str, before: float | None, after: float | None, show: Callable[[Any], str], top: float = 0
+) -> Bars:
+    kind = ""
+    if before is not None and after is not None and (before or after):
+        kind = (
+            "gone"
+            if not after
+            else "new"
+            if not before
+            else "less"
+            if after < before
+            else "more"
+            if after > before
+            else ""
+        )
+    return Bars(
+        label=label,
+        before=show(before),
+        after=show(after),
+        change=formats.change(before, after) if kind not in ("gone", "new") else kind,
+        kind=kind,
+        drawing=charts.pair(before, after, top or max(before or 0, after or 0) or 1),
+    )
+
+
+def _operators(run: Run) -> list[tuple[Bars, bool]]:
+    """The histogram's lines, the most frequent first, each with whether it is drawn at once."""
+    before = run.before.operators if run.before else None
+    after = run.after.operators if run.after else None
+    counts = {
+        name: (
+            before.get(name, 0) if before is not None else None,
+            after.get(name, 0) if after is not None else None,
+        )
+        for name in sorted({**(before or {}), **(after or {})})
+    }
+    order = sorted(counts, key=lambda name: -max(count or 0 for count in counts[name]))
+    top = max((count or 0 for pair in counts.values() for count in pair), default=1)
+    found: list[tuple[Bars, bool]] = []
+    for place, name in enumerate(order):
+        bars = _bars(name, *counts[name], formats.count, top)
+        found.append((bars, place < SHOWN_OPERATORS or bars.kind in ("gone", "new")))
+    return found
+
+
+def _worst_outputs(run: Run) -> list[tuple[Output, float | None]]:
+    """The outputs of the accuracy chart, each with its level in decibels: the top of the axis when exact."""
+
+    def noise(output: Output) -> float | None:
+        if output.sqnr_db is None or math.isnan(output.sqnr_db):
+            return NOISE_TOP if output.max_abs == 0 else None
+        return output.sqnr_db
+
+    found = [(output, noise(output)) for output in (run.verify.outputs if run.verify else ())]
+    found.sort(key=lambda item: (item[0].ok is not False, -math.inf if item[1] is None else item[1]))
+    return found[:SHOWN_OUTPUTS]
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    return [(key, text(item)) for key, item in as_dict(value).items() if item is not None]
+
+
+def _machine(run: Run) -> list[tuple[str, str]]:
+    facts = as_dict(run.fact("machine"))
+    names = {"cpu": "Processor", "cores": "Cores", "memory": "Memory", "os": "System"}
+    shown = (
+        {**facts, "memory": formats.size(size(facts.get("memory")))} if size(facts.get("memory")) else facts
+    )
+    order = [*(key for key in names if key in shown), *(key for key in shown if key not in names)]
+    return [(names.get(key, key), text(shown[key])) for key in order if shown[key] is not None]
+
+
+def _provenance(run: Run) -> list[tuple[str, str, bool]]:
+    """(what, value, whether it is a name or digest to be shown as code)."""
+    took = number(run.fact("seconds"))
+    opsets = [stats.opset for stats in (run.before, run.after) if stats and stats.opset is not None]
+    found = [
+        ("Run", text(run.fact("id")) or run.name, True),
+        ("Started", formats.moment(text(run.fact("created"))), False),
+        ("Took", formats.seconds(took) if took is not None and 0 <= took < 2**63 else "", False),
+        ("Source", text(run.fact("source", "path")), True),
+        ("SHA-256", text(run.fact("source", "sha256")), True),
+        ("File size", formats.size(size(run.fact("source", "bytes"))), False),
+        ("Opset", " → ".join(str(opset) for opset in dict.fromkeys(opsets)), False),
+        ("Target", text(run.fact("target")), True),
+        ("Feeds", text(run.fact("data")), False),
+        ("graphopt", text(run.fact("graphopt")), False),
+    ]
+    return [line for line in found if line[1] and line[1] != formats.NOTHING]

@@ -1,0 +1,1 @@
+"""Passes that fold several operators into one; results agree up to rounding."""
