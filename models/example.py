@@ -6,16 +6,19 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
 
-if TYPE_CHECKING:
-    import torch
-
 OPTIONS = ("input_names", "output_names", "dynamic_shapes", "dynamic_axes")
+
+
+def load_torch() -> Any:
+    """The torch package, imported when it is used. It is an extra, so nothing here relies on its types."""
+    return import_module("torch")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Example:
         options: what the factory asks of the exporter.
     """
 
-    module: torch.nn.Module
+    module: Any
     positional: tuple[Any, ...]
     named: Mapping[str, Any]
     input_names: tuple[str, ...]
@@ -43,9 +46,7 @@ class Example:
 
     def outputs(self) -> list[np.ndarray]:
         """What torch computes, flattened as the exporters flatten it."""
-        import torch
-
-        with torch.no_grad():
+        with load_torch().no_grad():
             return _arrays(self.module(*self.positional, **self.named))
 
 
@@ -53,10 +54,9 @@ def example_of(made: Any, name: str) -> Example:
     """Checks what the factory ``name`` made.
 
     Raises:
-        GraphoptError: it is not ``(module, inputs)`` or ``(module, inputs, options)``, or an option is unknown.
+        GraphoptError: it is neither ``(module, inputs)`` nor ``(module, inputs, options)``; unknown options.
     """
-    import torch
-
+    torch = load_torch()
     shape = "a factory returns (torch.nn.Module, inputs) or (torch.nn.Module, inputs, options)"
     if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], torch.nn.Module):
         raise GraphoptError("the factory returns something else than a module and its inputs", name, shape)
@@ -80,7 +80,7 @@ def example_of(made: Any, name: str) -> Example:
     return Example(module, positional, named, tuple(names), options)
 
 
-def _names(module: torch.nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any]) -> list[str]:
+def _names(module: Any, positional: tuple[Any, ...], named: Mapping[str, Any]) -> list[str]:
     """``forward``'s own names; numbered where one argument holds several tensors."""
     arguments = [
         p.name
@@ -97,8 +97,6 @@ def _names(module: torch.nn.Module, positional: tuple[Any, ...], named: Mapping[
 
 def _arrays(tree: Any) -> list[np.ndarray]:
     """All tensors in nested tuples, lists, dicts and model outputs, as arrays."""
-    import torch
-    from torch.utils._pytree import tree_flatten
-
-    leaves, _ = tree_flatten(tree)
+    torch = load_torch()
+    leaves, _ = torch.utils._pytree.tree_flatten(tree)
     return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]

@@ -9,25 +9,23 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Events, silent
 
-from .example import Example, example_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from .example import Example, example_of, load_torch
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -134,7 +132,7 @@ def _require_torch() -> None:
 
 
 def _resolve(text: str) -> Callable[..., Any]:
-    """The callable that ``module:callable`` or ``file.py:callable`` names; the working folder is searched too."""
+    """The callable that ``module:callable`` or ``file.py:callable`` names; the working folder counts too."""
     place, colon, attribute = text.rpartition(":")
     hint = "write it as package.module:callable or file.py:callable"
     if not colon or not place or not attribute:
@@ -159,7 +157,7 @@ def _resolve(text: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def _explained(what: str, where: str, hint: str) -> Iterator[None]:
+def _explained(what: str, where: str, hint: str) -> Generator[None]:
     """Turns what foreign code raises into a GraphoptError with the reason's first line."""
     try:
         yield
@@ -172,16 +170,20 @@ def _explained(what: str, where: str, hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _hushed() -> Generator[None]:
     """Exporters write to both streams and warn a lot; the comparison says what matters."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _write(example: Example, path: Path, exporter: Exporter, opset: int) -> None:
-    import torch
-
+    torch = load_torch()
     parameters = list(example.module.parameters()) + list(example.module.buffers())
     large = sum(p.numel() * p.element_size() for p in parameters) > _INLINE_LIMIT
     names = {"input_names": list(example.input_names), "output_names": example.options.get("output_names")}
@@ -220,7 +222,8 @@ def _run(example: Example, path: Path) -> list[np.ndarray]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     wanted = {value.name for value in session.get_inputs()}
-    return session.run(None, {name: array for name, array in example.feeds().items() if name in wanted})
+    feeds = {name: array for name, array in example.feeds().items() if name in wanted}
+    return [np.asarray(result) for result in session.run(None, feeds)]
 
 
 def _distance(example: Example, found: list[np.ndarray], name: str, rtol: float, atol: float) -> float:

@@ -1,4 +1,4 @@
-"""Inputs for catalogue models that look like real ones, made on the spot: drawn text, a voice-like signal, sentences.
+"""Inputs for catalogue models that look like real ones, made on the spot: drawn text, a voice, sentences.
 
 They are for demonstration and verification, where random noise would leave most of a model asleep.
 They are not for measuring accuracy, nor for calibration.
@@ -121,7 +121,7 @@ def _sentences() -> Iterator[Feeds]:
 
 
 def speech(seconds: float, rate: int, *, seed: int = 0) -> np.ndarray:
-    """A voice-like signal in -1..1: syllables of a gliding buzz through three formants, with pauses and noise."""
+    """A voice-like signal in -1..1: syllables of a gliding buzz through three formants, pauses and noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
     pitch = 120 + 25 * np.sin(2 * np.pi * 0.7 * time) + 6 * np.sin(2 * np.pi * 5 * time)
@@ -132,9 +132,8 @@ def speech(seconds: float, rate: int, *, seed: int = 0) -> np.ndarray:
     voice = np.zeros_like(time)
     for harmonic in range(1, 30):
         tone = harmonic * pitch
-        near = np.exp(-(((tone - formants) / 180) ** 2)).sum(axis=0) + 0.3 * np.exp(
-            -(((tone - 2600) / 300) ** 2)
-        )
+        near = np.exp(-(((tone - formants) / 180) ** 2)).sum(axis=0)
+        near += 0.3 * np.exp(-(((tone - 2600) / 300) ** 2))
         voice += near * np.sin(harmonic * phase)
     syllables = np.clip(np.sin(2 * np.pi * 3.5 * time), 0, 1) ** 0.5 * (np.sin(2 * np.pi * 0.4 * time) > -0.5)
     voice = 0.25 * voice / max(float(np.abs(voice).max()), 1e-9) * syllables
@@ -166,7 +165,7 @@ def _music() -> Iterator[Feeds]:
 
 def _files() -> Iterator[Feeds]:
     texts = (
-        "import sys\n\n\ndef main() -> int:\n    return len(sys.argv)\n\n\nif __name__ == '__main__':\n    sys.exit(main())",
+        "import sys\n\n\ndef main() -> int:\n    return len(sys.argv)\n\n\nsys.exit(main())\n",
         '{"name": "graphopt", "version": 1, "tags": ["onnx", "compiler"], "nested": {"deep": [1, 2, 3]}}',
         "<!doctype html>\n<html><head><title>a page</title></head><body><p>hello</p></body></html>",
         "# a heading\n\nSome *text* with a [link](https://example.org).\n\n- one\n- two",
@@ -191,17 +190,17 @@ _MAKERS: Mapping[str, Callable[[], Iterator[Feeds]]] = {
 }
 
 
-def samples(id: str) -> list[Feeds]:
-    """Feeds for a catalogue model (or ``mobile`` of ``builtin``), the same each time.
+def samples(name: str) -> list[Feeds]:
+    """Feeds for the catalogue model ``name``, the same each time.
 
     Raises:
-        GraphoptError: there are none for ``id``.
+        GraphoptError: there are none for ``name``.
     """
-    if id not in _MAKERS:
+    if name not in _MAKERS:
         raise GraphoptError(
-            f"there are no sample inputs for {id!r}",
+            f"there are no sample inputs for {name!r}",
             "models",
             f"there are for {', '.join(_MAKERS)}",
             usage=True,
         )
-    return list(_MAKERS[id]())
+    return list(_MAKERS[name]())

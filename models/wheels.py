@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _NO_WAY = (
 
 
 @contextmanager
-def download(requirement: str) -> Iterator[Path]:
+def download(requirement: str) -> Generator[Path]:
     """The wheel of ``name==version`` in a temporary folder that goes away afterwards.
 
     Raises:

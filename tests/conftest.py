@@ -29,7 +29,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def pip_install() -> Callable[[Path, Path], None]:
-    """Installs the project in a folder into a target folder, without a network and without its dependencies."""
+    """Installs the project in a folder into a target folder, without a network and dependencies."""
 
     def install(project: Path, target: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -42,7 +42,7 @@ def pip_install() -> Callable[[Path, Path], None]:
 
 @pytest.fixture(scope="session")
 def source_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is built from, so that building leaves nothing in the tree and meets nobody else's build."""
+    """A copy of what is built from: building leaves nothing in the tree and meets no other build."""
     copy = tmp_path_factory.mktemp("source") / "graphopt"
     copy.mkdir()
     for name in ("graphopt", "passes", "backends", "models", "tests", "docs", "benchmarks"):

@@ -64,7 +64,7 @@ def vars_of_face(root: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["passes", "backends", "models"])
 def test_a_mapped_folder_names_the_core_in_full(folder: str, root: Path) -> None:
-    """A relative import may not leave the folder: where it lies on disk is not where it lies in the package."""
+    """A relative import may not leave the folder, which lies elsewhere in the package than on disk."""
     guilty: list[str] = []
     for file in sorted((root / folder).rglob("*.py")):
         depth = len(file.relative_to(root / folder).parts)

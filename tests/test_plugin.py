@@ -22,10 +22,10 @@ import onnx
 import onnx_ir
 from graphopt import PassManager, Recipe
 
-text = '<ir_version: 10, opset_import: ["" : 20]> g (float[2, "n"] x) => (float[2, "n"] y) {{ a = Relu(x) b = Relu(a) y = Relu(b) }}'
-model = onnx_ir.from_proto(onnx.parser.parse_model(text))
+head = '<ir_version: 10, opset_import: ["" : 20]> g (float[2, "n"] x) => (float[2, "n"] y)'
+model = onnx_ir.from_proto(onnx.parser.parse_model(head + "{{ a = Relu(x) b = Relu(a) y = Relu(b) }}"))
 result, outcomes = PassManager(Recipe.parse({recipe!r})).run(model)
-print(sum(1 for node in result.graph), len(outcomes[0].changed), outcomes.verdict.failed)
+print(sum(1 for node in result.graph), len(outcomes[0].changed), outcomes.verdict.ok)
 """
 
 
@@ -80,7 +80,7 @@ def test_the_recipe_of_an_installed_package_is_listed_and_parsed(toy: Path) -> N
 
 @pytest.mark.parametrize("recipe", ["toy", "toy-merge-relus"])
 def test_the_pass_of_an_installed_package_runs_and_is_verified(toy: Path, recipe: str) -> None:
-    assert output(RUN.format(recipe=recipe), toy).split() == ["1", "2", "False"]
+    assert output(RUN.format(recipe=recipe), toy).split() == ["1", "2", "True"]
 
 
 def test_a_misspelt_name_of_an_installed_package_gets_a_suggestion(toy: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_entry_point_that_is_no_pass_of_that_name_is_an_error_naming_its_pack
     tmp_path: Path, pip_install: Callable[[Path, Path], None], root: Path
 ) -> None:
     source = shutil.copytree(root / "tests" / "plugin", tmp_path / "toy")
-    setup = (source / "setup.cfg").read_text().replace("toy_merge_relus:ToyMergeRelus", "toy_merge_relus:Site")
+    setup = (source / "setup.cfg").read_text().replace(":ToyMergeRelus", ":Site")
     (source / "setup.cfg").write_text(setup)
     pip_install(source, tmp_path / "installed")
     done = run(TELL + "find('toy-merge-relus')", tmp_path / "installed")

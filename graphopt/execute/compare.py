@@ -1,13 +1,14 @@
 """Are two runs the same? Differences of outputs, and what may be forgiven.
 
-Two correct evaluations of one formula in floating point differ by rounding. Each of the ``depth`` operators between
-an input and an output adds an error of about one unit of the element type, at random, so errors grow like a random
-walk: eps * sqrt(depth), relative to the size of the numbers that flow, not of each single element (a sum that cancels
-to zero has an error all the same). A safety factor covers what the walk leaves out: long sums, ill-conditioned steps.
+Two correct evaluations of one formula in floating point differ by rounding. Each of the ``depth`` operators
+between an input and an output adds an error of about one unit of the element type, at random, so errors grow
+like a random walk: eps * sqrt(depth), relative to the size of the numbers that flow, not of each single
+element (a sum that cancels to zero has an error all the same). A safety factor covers what the walk leaves
+out: long sums, ill-conditioned steps.
 
-Exactness: every NaN equals every NaN (ONNX defines no payloads) and nothing else; infinities equal themselves; 0.0
-equals -0.0, as in IEEE 754 (so removing ``x + 0`` is exact). Integers, booleans and strings are compared exactly
-under every tolerance that does not set ``integers``.
+Exactness: every NaN equals every NaN (ONNX defines no payloads) and nothing else; infinities equal
+themselves; 0.0 equals -0.0, as in IEEE 754 (so removing ``x + 0`` is exact). Integers, booleans and strings
+are compared exactly under every tolerance that does not set ``integers``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-SAFETY = 32.0
-"""How far above the random walk a difference may lie (see ``tolerance``)."""
+SAFETY = 64.0
+"""How far above the random walk a difference may lie (see ``tolerance``).
+
+ONNX Runtime with and without its optimisations differs by 37 times the walk on basic_pitch (the logarithm of
+a spectrum), and by 1 on the convolution and transformer models of the catalogue.
+"""
 
 _CEILINGS = ((1e-2, 0.25), (5e-4, 0.05), (1e-8, 1e-3), (0.0, 1e-9))
 _RANGE = 1e4
@@ -31,15 +36,15 @@ _RANGE = 1e4
 class Tolerance:
     """An element e of an output may differ by at most ``atol + rtol * |e| + scale * max(|e|, S)``.
 
-    S is the size of the output's numbers: the largest magnitude, leaving out what exceeds its tenth percentile by a
-    factor of 10,000 (the -1e9 of a mask would forgive any error in the elements beside it).
+    S is the size of the output's numbers: the largest magnitude, leaving out what exceeds its tenth
+    percentile by a factor of 10,000 (the -1e9 of a mask would forgive any error in the elements beside it).
 
     Attributes:
         rtol: relative to the element.
         atol: absolute.
         scale: relative to S.
-        integers: how far integers may be apart; 0 asks for equality (1 suits quantised tensors, whose rounding may
-            fall to the other side).
+        integers: how far integers may be apart; 0 asks for equality (1 suits quantised tensors, whose
+            rounding may fall to the other side).
     """
 
     rtol: float = 0.0
@@ -55,7 +60,12 @@ class Tolerance:
     def __str__(self) -> str:
         if self.exact:
             return "exact"
-        parts = [(self.scale, "of the largest"), (self.rtol, "relative"), (self.atol, "absolute"), (self.integers, "in integers")]
+        parts = [
+            (self.scale, "of the largest"),
+            (self.rtol, "relative"),
+            (self.atol, "absolute"),
+            (self.integers, "in integers"),
+        ]
         return " + ".join(f"{amount:.2g} {kind}" for amount, kind in parts if amount)
 
 
@@ -64,7 +74,9 @@ EXACT = Tolerance()
 
 
 def tolerance(dtype: np.dtype[Any] | type, depth: int, safety: float = SAFETY) -> Tolerance:
-    """What rounding explains: ``scale = safety * eps(dtype) * sqrt(depth)``, at most 1e-3 (float32), 0.05 (float16).
+    """What rounding explains: ``scale = safety * eps(dtype) * sqrt(depth)``.
+
+    It is at most 1e-3 for float32, 0.05 for float16, 0.25 below.
 
     Args:
         dtype: the coarsest floating type the numbers pass through; EXACT for types that do not round.
@@ -112,11 +124,17 @@ class Difference:
     def as_json(self) -> dict[str, Any]:
         """JSON-able: numbers that JSON lacks become None (an infinite sqnr_db means: equal)."""
         return {
-            "name": self.name, "dtype": self.dtype, "shape": list(self.shape), "ok": self.ok,
-            "max_abs": _finite(self.max_abs), "max_rel": _finite(self.max_rel), "sqnr_db": _finite(self.sqnr_db),
-            "worst": None if self.worst is None else list(self.worst), "tolerance": str(self.tolerance),
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "ok": self.ok,
+            "max_abs": _finite(self.max_abs),
+            "max_rel": _finite(self.max_rel),
+            "sqnr_db": _finite(self.sqnr_db),
+            "worst": None if self.worst is None else list(self.worst),
+            "tolerance": str(self.tolerance),
             "reason": self.reason,
-        }  # fmt: skip
+        }
 
 
 def _finite(number: float) -> float | None:
@@ -124,7 +142,9 @@ def _finite(number: float) -> float | None:
 
 
 def compare(
-    expected: Mapping[str, Any], actual: Mapping[str, Any], tolerances: Tolerance | Mapping[str, Tolerance] = EXACT
+    expected: Mapping[str, Any],
+    actual: Mapping[str, Any],
+    tolerances: Tolerance | Mapping[str, Tolerance] = EXACT,
 ) -> list[Difference]:
     """One Difference for each expected output, in order; one more for each output nobody expected.
 
@@ -140,7 +160,11 @@ def compare(
             found.append(_failed(name, value, "the output is missing", allowed))
         else:
             found.append(difference(name, value, actual[name], allowed))
-    found.extend(_failed(name, value, "nobody expects this output") for name, value in actual.items() if name not in expected)
+    found.extend(
+        _failed(name, value, "nobody expects this output")
+        for name, value in actual.items()
+        if name not in expected
+    )
     return found
 
 
@@ -148,43 +172,69 @@ def difference(name: str, expected: Any, actual: Any, allowed: Tolerance = EXACT
     """How one value (array, sequence, empty optional) differs from another."""
     if expected is None or actual is None:
         same = expected is None and actual is None
-        return Difference(name, "optional", (), ok=True, tolerance=allowed) if same else _failed(
-            name, expected, "one of the two is an empty optional", allowed)  # fmt: skip
+        return (
+            Difference(name, "optional", (), ok=True, tolerance=allowed)
+            if same
+            else _failed(name, expected, "one of the two is an empty optional", allowed)
+        )
     if isinstance(expected, Mapping) or isinstance(actual, Mapping):
         same = expected == actual
-        return Difference(name, "map", (), ok=True, tolerance=allowed) if same else _failed(
-            name, expected, "the maps differ", allowed)  # fmt: skip
+        return (
+            Difference(name, "map", (), ok=True, tolerance=allowed)
+            if same
+            else _failed(name, expected, "the maps differ", allowed)
+        )
     if isinstance(expected, (list, tuple)) or isinstance(actual, (list, tuple)):
         return _sequence(name, expected, actual, allowed)
     return _arrays(name, np.asarray(expected), np.asarray(actual), allowed)
 
 
 def _failed(name: str, value: Any, reason: str, allowed: Tolerance = EXACT) -> Difference:
-    dtype, shape = (str(value.dtype), value.shape) if isinstance(value, np.ndarray) else (type(value).__name__, ())
-    return Difference(name, dtype, shape, False, math.nan, math.nan, math.nan, reason=reason, tolerance=allowed)
+    dtype, shape = (
+        (str(value.dtype), value.shape) if isinstance(value, np.ndarray) else (type(value).__name__, ())
+    )
+    return Difference(
+        name, dtype, shape, False, math.nan, math.nan, math.nan, reason=reason, tolerance=allowed
+    )
 
 
 def _sequence(name: str, expected: Any, actual: Any, allowed: Tolerance) -> Difference:
     if not isinstance(expected, (list, tuple)) or not isinstance(actual, (list, tuple)):
         return _failed(name, expected, "one of the two is a sequence", allowed)
     if len(expected) != len(actual):
-        return _failed(name, expected, f"the sequence has {len(actual)} elements instead of {len(expected)}", allowed)
-    parts = [difference(f"{name}[{i}]", *pair, allowed) for i, pair in enumerate(zip(expected, actual, strict=True))]
+        return _failed(
+            name, expected, f"the sequence has {len(actual)} elements instead of {len(expected)}", allowed
+        )
+    parts = [
+        difference(f"{name}[{i}]", *pair, allowed)
+        for i, pair in enumerate(zip(expected, actual, strict=True))
+    ]
     if not parts:
         return Difference(name, "sequence", (0,), True, tolerance=allowed)
     worst = next((part for part in parts if not part.ok), max(parts, key=lambda part: part.max_abs))
     reason = "" if worst.ok else f"element {parts.index(worst)}: {worst.reason}"
     return Difference(
-        name, "sequence", (len(parts),), worst.ok, worst.max_abs, worst.max_rel,
-        min(part.sqnr_db for part in parts), worst.worst, worst.allowed, reason, allowed,
-    )  # fmt: skip
+        name,
+        "sequence",
+        (len(parts),),
+        worst.ok,
+        worst.max_abs,
+        worst.max_rel,
+        min(part.sqnr_db for part in parts),
+        worst.worst,
+        worst.allowed,
+        reason,
+        allowed,
+    )
 
 
 def _arrays(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance) -> Difference:
     if expected.dtype != actual.dtype and not (expected.dtype.kind in "OUST" and actual.dtype.kind in "OUST"):
         return _failed(name, expected, f"the type is {actual.dtype} instead of {expected.dtype}", allowed)
     if expected.shape != actual.shape:
-        return _failed(name, expected, f"the shape is {list(actual.shape)} instead of {list(expected.shape)}", allowed)
+        return _failed(
+            name, expected, f"the shape is {list(actual.shape)} instead of {list(expected.shape)}", allowed
+        )
     label = "string" if expected.dtype.kind in "OUST" else str(expected.dtype)
     if expected.size == 0:
         return Difference(name, label, expected.shape, True, tolerance=allowed)
@@ -195,7 +245,9 @@ def _arrays(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolera
     return _floats(name, expected, actual, allowed)
 
 
-def _exactly(name: str, label: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance) -> Difference:
+def _exactly(
+    name: str, label: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance
+) -> Difference:
     wrong = np.asarray(expected != actual, dtype=bool)
     count = int(wrong.sum())
     if not count:
@@ -218,12 +270,25 @@ def _integers(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tole
     ok = largest <= allowed.integers
     nonzero = unequal & (left != 0)
     relative = float(np.max(apart[nonzero] / np.abs(left[nonzero].astype(np.float64)), initial=0.0))
-    reason = "" if ok else f"{int(unequal.sum())} of {unequal.size} elements differ, at most {expected[at]} became {actual[at]}"
+    reason = (
+        ""
+        if ok
+        else f"{int(unequal.sum())} of {unequal.size} differ, the most: {expected[at]} became {actual[at]}"
+    )
     power, noise = _energy(left.astype(np.float64)), _energy(apart.astype(np.float64))
     return Difference(
-        name, str(expected.dtype), expected.shape, ok, float(largest), relative, _decibels(power, noise),
-        at, float(allowed.integers), reason, allowed,
-    )  # fmt: skip
+        name,
+        str(expected.dtype),
+        expected.shape,
+        ok,
+        float(largest),
+        relative,
+        _decibels(power, noise),
+        at,
+        float(allowed.integers),
+        reason,
+        allowed,
+    )
 
 
 def _floats(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance) -> Difference:
@@ -250,10 +315,17 @@ def _floats(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolera
     largest = float(error.max())
     ok = bool(np.all(error <= limit))
     limit_there = float(limit[at])
-    reason = "" if ok else (
-        f"{int(np.sum(error > limit))} of {error.size} elements are beyond the tolerance, "
-        f"{expected[at]} became {actual[at]} (allowed: {limit_there:.3g})")  # fmt: skip
-    return Difference(name, label, shape, ok, largest, relative, sqnr, at if largest else None, limit_there, reason, allowed)
+    reason = (
+        ""
+        if ok
+        else (
+            f"{int(np.sum(error > limit))} of {error.size} elements are beyond the tolerance, "
+            f"{expected[at]} became {actual[at]} (allowed: {limit_there:.3g})"
+        )
+    )
+    return Difference(
+        name, label, shape, ok, largest, relative, sqnr, at if largest else None, limit_there, reason, allowed
+    )
 
 
 def _magnitude(size: np.ndarray) -> float:

@@ -1,12 +1,13 @@
 """Where two models part: the first tensor both have that differs.
 
-Search upstream from a differing output: of the tensors both models have by name and that reach it, tap a few, evenly
-spread in topological order, in both models. The earliest that differs takes the place of the output; a tensor that
-agrees closes every path through it. Each round leaves about a tenth, so the runs grow with the logarithm of the
-graph. At the end everything upstream of the tensor found agrees, which is what makes it the first.
+Search upstream from a differing output: of the tensors both models have by name and that reach it, tap a
+few, evenly spread in topological order, in both models. The earliest that differs takes the place of the
+output; a tensor that agrees closes every path through it. Each round leaves about a tenth, so the runs grow
+with the logarithm of the graph. At the end everything upstream of the tensor found agrees, which is what
+makes it the first.
 
-A tensor that only shares the name (a Conv that has taken in the BatchNormalization behind it) misleads only if no
-agreeing tensor lies between it and the output.
+A tensor that only shares the name (a Conv that has taken in the BatchNormalization behind it) misleads only
+if no agreeing tensor lies between it and the output.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 
 from .compare import Difference, Tolerance, compare
 from .rounding import Rounding
-from .session import Session
+from .session import Evaluator, Session
 from .signature import Feeds
 from .taps import Taps
 from .verify import allowances
@@ -37,7 +39,8 @@ class Divergence:
         tensor: its name.
         where: the node of the second model that computes it.
         difference: how it differs.
-        agreed: the nearest tensors upstream that both models have, and that agree; empty when only inputs are.
+        agreed: the nearest tensors upstream that both models have, and that agree; empty when only inputs
+            are.
         feed: which of the feeds shows it.
         output: the output through which it was found.
         runs: how many pairs of runs it took.
@@ -57,9 +60,13 @@ class Divergence:
 
 
 def first_divergence(
-    a: ir.Model | str | Path, b: ir.Model | str | Path, feeds: Iterable[Feeds],
-    tolerance: Tolerance | None = None, *, threads: int = 1,
-) -> Divergence | None:  # fmt: skip
+    a: ir.Model | str | Path,
+    b: ir.Model | str | Path,
+    feeds: Iterable[Feeds],
+    tolerance: Tolerance | None = None,
+    *,
+    threads: int = 1,
+) -> Divergence | None:
     """The first tensor that differs, or None when all outputs agree on all feeds.
 
     Args:
@@ -74,30 +81,40 @@ def first_divergence(
     """
     left, right = _loaded(a), _loaded(b)
     rounding = None if tolerance is not None else Rounding(left)
-    search = _Search(left, right, tolerance, rounding, threads)
     truth = Session(a, optimized=False, threads=threads)
-    other = Session(b, optimized=False, threads=threads, reference=truth.evaluator != "onnxruntime")
+    other = Session(b, optimized=False, threads=threads, evaluator=truth.evaluator)
     for index, feed in enumerate(feeds):
         expected, actual = truth.run(feed), other.run(feed)
         missing = sorted(set(expected) - set(actual))
         if missing:
             raise GraphoptError(f"the second model has no output '{missing[0]}'", "verify", "")
-        wrong = [item for item in compare(expected, actual, allowances(expected, tolerance, rounding)) if not item.ok]
+        wrong = [
+            item
+            for item in compare(expected, actual, allowances(expected, tolerance, rounding))
+            if not item.ok
+        ]
         if wrong:
+            search = _Search(left, right, tolerance, rounding, threads, truth.evaluator)
             first = min(wrong, key=lambda item: search.order.get(item.name, 0))
             return search.upstream(first, feed, index)
     return None
 
 
 def _loaded(model: ir.Model | str | Path) -> ir.Model:
-    return ir.load(model) if isinstance(model, (str, Path)) else model
+    return load(model) if isinstance(model, (str, Path)) else model
 
 
 class _Search:
     def __init__(
-        self, a: ir.Model, b: ir.Model, tolerance: Tolerance | None, rounding: Rounding | None, threads: int
+        self,
+        a: ir.Model,
+        b: ir.Model,
+        tolerance: Tolerance | None,
+        rounding: Rounding | None,
+        threads: int,
+        evaluator: Evaluator,
     ) -> None:
-        self._taps = (Taps(a, threads=threads), Taps(b, threads=threads))
+        self._taps = tuple(Taps(model, threads=threads, evaluator=evaluator) for model in (a, b))
         self._tolerance, self._rounding = tolerance, rounding
         self._common = set(self._taps[0].names) & set(self._taps[1].names)
         self._sources = _sources(a)
@@ -120,7 +137,7 @@ class _Search:
         return Divergence(culprit.name, place, culprit, tuple(border), index, output, runs)
 
     def _candidates(self, name: str, agreed: set[str]) -> tuple[list[str], list[str]]:
-        """Common tensors that reach ``name`` past no agreeing one, and the agreeing ones that closed a path."""
+        """Common tensors that reach ``name`` past no agreeing one; the agreeing ones that closed a path."""
         candidates, border, seen = set[str](), set[str](), {name}
         pending = list(self._sources.get(name, ()))
         while pending:

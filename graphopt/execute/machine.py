@@ -11,17 +11,37 @@ from typing import Any
 
 _PACKAGES = ("graphopt", "onnx", "onnx-ir", "onnxruntime", "numpy")
 _FEATURES = (
-    "sse4_1", "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16",
-    "sve", "sve2",
-)  # fmt: skip
+    "sse4_1",
+    "sse4_2",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "asimdhp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
 
 
 def machine() -> dict[str, Any]:
     """The machine, JSON-able.
 
-    ``cpu`` (model name), ``cores`` (that this process may use), ``isa`` (vector extensions), ``memory`` (bytes),
-    ``os``, ``architecture``, ``versions`` (of python and the packages that matter).
+    ``cpu`` (model name), ``cores`` (that this process may use), ``isa`` (vector extensions), ``memory``
+    (bytes), ``os``, ``architecture``, ``versions`` (of python and the packages that matter).
     """
     import psutil
 

@@ -1,9 +1,10 @@
 """Which of several models is faster, and by how much.
 
 A time on its own says little: machines heat up, clocks change, neighbours come and go. So the candidates run
-alternately in one process, in an order shuffled anew each round, and the claim is the median of the ratios within the
-rounds, with the interval that holds it with 95 % (order statistics of the binomial distribution: no assumption about
-how times are distributed). Load time and peak memory are taken for each candidate in a process of its own.
+alternately in one process, in an order shuffled anew each round, and the claim is the median of the ratios
+within the rounds, with the interval that holds it with 95 % (order statistics of the binomial distribution:
+no assumption about how times are distributed). Load time and peak memory are taken for each candidate in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir import load, save
 
 from .isolate import isolated
 from .machine import peak_memory
 from .session import CPU, Session
 from .signature import Feeds, checked
 
-_SLOT = 0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
+_SLOT = (
+    0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
+)
 _MOST_ROUNDS = 2001
-_STOP_SPINNING = "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs
+_STOP_SPINNING = (
+    "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,16 @@ class Measurement:
 
 
 def measure(
-    candidates: Sequence[Candidate], feeds: Iterable[Feeds], *, threads: int = 1, min_seconds: float = 2.0,
-    rounds: int = 21, seed: int = 0, timeout: float = 600.0, memory_bytes: int | None = None,
-) -> list[Measurement]:  # fmt: skip
+    candidates: Sequence[Candidate],
+    feeds: Iterable[Feeds],
+    *,
+    threads: int = 1,
+    min_seconds: float = 2.0,
+    rounds: int = 21,
+    seed: int = 0,
+    timeout: float = 600.0,
+    memory_bytes: int | None = None,
+) -> list[Measurement]:
     """Measure candidates against the first of them.
 
     Args:
@@ -120,7 +133,11 @@ def measure(
     for item, (load_s, peak), size, own in zip(candidates, costs, sizes, times, strict=True):
         ratio, low, high = paired_ratio(own, times[0])
         median = 1000.0 * float(np.median(own))
-        found.append(Measurement(item.name, median, ratio, low, high, len(own), load_s, peak, size, threads, item.provider))
+        found.append(
+            Measurement(
+                item.name, median, ratio, low, high, len(own), load_s, peak, size, threads, item.provider
+            )
+        )
     return found
 
 
@@ -135,8 +152,8 @@ def paired_ratio(times: Sequence[float], base: Sequence[float]) -> tuple[float, 
 def _lower_rank(count: int) -> int:
     """The largest k such that the k-th smallest and k-th largest, counted from 0, hold the median with 95 %.
 
-    They miss it on one side when at most k of the values lie on that side: P(Binomial(count, 1/2) <= k). Below six
-    values that is never less than 2.5 %, and the range of all of them is given.
+    They miss it on one side when at most k of the values lie on that side: P(Binomial(count, 1/2) <= k).
+    Below six values that is never less than 2.5 %, and the range of all of them is given.
     """
     cumulated, rank = 0.0, 0
     for k in range(count // 2):
@@ -153,24 +170,26 @@ def _on_disk(item: Candidate, folder: Path) -> Path:
         return Path(item.model)
     folder.mkdir()
     path = folder / "model.onnx"
-    large = sum(value.const_value.nbytes for graph in item.model.graphs() for value in graph.initializers.values()
-                if value.const_value is not None) > 10**9  # fmt: skip
-    ir.save(item.model, path, external_data="model.data" if large else None)
+    save(item.model, path)
     return path
 
 
 def _plan(item: Candidate, file: Path, threads: int) -> dict[str, Any]:
     session = {
-        "optimized": item.optimized, "threads": threads, "provider": item.provider,
-        "provider_options": dict(item.provider_options), "config": {_STOP_SPINNING: "1", **item.config},
-        "disabled_optimizers": tuple(item.disabled_optimizers), "reference": False,
-    }  # fmt: skip
+        "optimized": item.optimized,
+        "threads": threads,
+        "provider": item.provider,
+        "provider_options": dict(item.provider_options),
+        "config": {_STOP_SPINNING: "1", **item.config},
+        "disabled_optimizers": tuple(item.disabled_optimizers),
+        "evaluator": "onnxruntime",
+    }
     return {"name": item.name, "file": str(file), "session": session}
 
 
 def _file_bytes(path: Path) -> int:
     """The file and the external data it refers to."""
-    tensors = (value.const_value for graph in ir.load(path).graphs() for value in graph.initializers.values())
+    tensors = (value.const_value for graph in load(path).graphs() for value in graph.initializers.values())
     outside = {Path(item.base_dir, item.location) for item in tensors if isinstance(item, ir.ExternalTensor)}
     return path.stat().st_size + sum(file.stat().st_size for file in outside if file.is_file())
 

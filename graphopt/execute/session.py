@@ -1,8 +1,8 @@
 """Running a model on this machine.
 
-With ``optimized=False`` ONNX Runtime runs the graph as it is written: that is the truth other runs are compared
-with. Where ONNX Runtime has no kernel for it, ``onnx.reference`` computes the truth, slowly; ``evaluator`` says so.
-With ``optimized=True`` the session is what a user would run.
+With ``optimized=False`` ONNX Runtime runs the graph as it is written: that is the truth other runs are
+compared with. Where ONNX Runtime has no kernel for it, ``onnx.reference`` computes the truth, slowly;
+``evaluator`` says so. With ``optimized=True`` the session is what a user would run.
 
 A provider is used or refused, never replaced by another one.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -24,11 +24,18 @@ from .loadable import Loadable
 from .signature import Feeds, Port, checked, port, runtime_port
 
 CPU = "CPUExecutionProvider"
+Evaluator = Literal["auto", "onnxruntime", "onnx.reference"]
 
 _NO_KERNEL = (
-    "NOT_IMPLEMENTED", "No Op registered for", "is not a registered function/op", "only *guarantees* support",
+    "NOT_IMPLEMENTED",
+    "No Op registered for",
+    "is not a registered function/op",
+    "only *guarantees* support",
     "is not currently registered or supported",
-)  # fmt: skip
+    "not supported",
+    "Unrecognized attribute",
+    "Unsupported model IR version",
+)
 _UNSUPPORTED_TYPE = re.compile(r"Type Error: Type 'tensor\((float4|float8|bfloat16|complex|u?int[24]\))")
 _UNKNOWN_OPERATOR = re.compile(r"([\w.]+):([\w.]+)\(-?\d+\) is not a registered|No Op registered for (\w+)")
 
@@ -37,7 +44,8 @@ class Session:
     """One model, loaded.
 
     Args:
-        model: a path, a model in memory (which is not changed), or a ``Loadable`` that several sessions share.
+        model: a path, a model in memory (which is not changed), or a ``Loadable`` that several sessions
+            share.
         optimized: with ONNX Runtime's own graph optimisations, or without any (the truth).
         threads: threads within an operator; 0 leaves the number to the runtime.
         provider: execution provider by its full name.
@@ -45,7 +53,8 @@ class Session:
         config: session configuration entries (``session.*`` keys).
         disabled_optimizers: graph transformers of ONNX Runtime to leave out, by name.
         outputs: tensors of the main graph to give out instead of the model's outputs.
-        reference: take ``onnx.reference`` where ONNX Runtime has no kernel; only without optimisations on the CPU.
+        evaluator: who computes. ``auto`` is ONNX Runtime, or, where it has no kernel, ``onnx.reference``;
+            that only without optimisations and on the CPU provider. Either name asks for that one.
 
     Attributes:
         inputs, outputs: the signature.
@@ -66,24 +75,33 @@ class Session:
         config: Mapping[str, str] | None = None,
         disabled_optimizers: Collection[str] = (),
         outputs: Sequence[str] | None = None,
-        reference: bool = True,
+        evaluator: Evaluator = "auto",
     ) -> None:
         self._source = model if isinstance(model, Loadable) else Loadable(model)
         self._taps = None if outputs is None else tuple(outputs)
-        self._may_refer = reference and not optimized and provider == CPU
+        self._may_refer = evaluator == "auto" and not optimized and provider == CPU
         self._reference: Any = None
         self._session: Any = None
+        if evaluator == "onnx.reference":
+            self._reference = _Reference(self._source, self._taps)
+            return
         try:
             self._session = _open(
-                self._source, self._taps, optimized, threads, provider, dict(provider_options or {}),
-                dict(config or {}), set(disabled_optimizers),
-            )  # fmt: skip
+                self._source,
+                self._taps,
+                optimized,
+                threads,
+                provider,
+                dict(provider_options or {}),
+                dict(config or {}),
+                set(disabled_optimizers),
+            )
         except _RuntimeFailure as failure:
             if not (self._may_refer and failure.no_kernel and self._refer()):
                 raise failure.as_error("loading", self._source.name) from None
 
     @property
-    def evaluator(self) -> str:
+    def evaluator(self) -> Literal["onnxruntime", "onnx.reference"]:
         """Who computes: ``onnxruntime`` or ``onnx.reference``."""
         return "onnxruntime" if self._reference is None else "onnx.reference"
 
@@ -92,7 +110,9 @@ class Session:
         """The inputs in the model's order; those with default values last, and not required."""
         if self._reference is not None:
             return self._reference.inputs
-        optional = (runtime_port(item, required=False) for item in self._session.get_overridable_initializers())
+        optional = (
+            runtime_port(item, required=False) for item in self._session.get_overridable_initializers()
+        )
         return (*map(runtime_port, self._session.get_inputs()), *optional)
 
     @property
@@ -117,12 +137,12 @@ class Session:
         try:
             return _run(self._session, self.outputs, self.inputs, given)
         except _RuntimeFailure as failure:
-            if self._may_refer and "NOT_IMPLEMENTED" in failure.text and self._refer():
+            if self._may_refer and failure.no_kernel and self._refer():
                 return self._reference.run(given)
             raise failure.as_error("running", self._source.name) from None
 
     def run_again(self, feeds: dict[str, Any]) -> None:
-        """Run on feeds that ``run`` has accepted before, and throw the outputs away: the inner loop of timing."""
+        """Run on feeds that ``run`` has accepted before, and drop the outputs: the inner loop of timing."""
         if self._session is None:
             self._reference.run(feeds)
         else:
@@ -132,7 +152,7 @@ class Session:
         """Take the reference evaluator instead, if it knows all operators."""
         try:
             self._reference = _Reference(self._source, self._taps)
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever it lacks, the error to report is ONNX Runtime's
             return False
         self._session = None
         return True
@@ -147,7 +167,9 @@ class _RuntimeFailure(Exception):
 
     @property
     def no_kernel(self) -> bool:
-        return any(mark in self.text for mark in _NO_KERNEL) or _UNSUPPORTED_TYPE.search(self.text) is not None
+        return (
+            any(mark in self.text for mark in _NO_KERNEL) or _UNSUPPORTED_TYPE.search(self.text) is not None
+        )
 
     def as_error(self, stage: str, name: str) -> GraphoptError:
         unknown = _UNKNOWN_OPERATOR.search(self.text)
@@ -155,11 +177,14 @@ class _RuntimeFailure(Exception):
             domain, operator, standard = unknown.groups()
             operator = standard or (operator if domain in ("", "ai.onnx") else f"{domain}::{operator}")
             return GraphoptError(
-                f"ONNX Runtime does not know the operator {operator}", f"{stage} {name}",
+                f"ONNX Runtime does not know the operator {operator}",
+                f"{stage} {name}",
                 "it needs a custom operator library or another runtime; the model cannot be run here",
-            )  # fmt: skip
+            )
         if any(mark in self.text for mark in ("bad_alloc", "Failed to allocate memory")):
-            return GraphoptError("not enough memory", f"{stage} {name}", "use smaller feeds or a machine with more memory")
+            return GraphoptError(
+                "not enough memory", f"{stage} {name}", "use smaller feeds or a machine with more memory"
+            )
         return GraphoptError(f"ONNX Runtime fails: {_essence(self.text)}", f"{stage} {name}", "")
 
 
@@ -172,45 +197,67 @@ def _essence(text: str) -> str:
 
 
 def _open(
-    source: Loadable, outputs: Sequence[str] | None, optimized: bool, threads: int, provider: str,
-    provider_options: dict[str, Any], config: dict[str, str], disabled: set[str],
-) -> Any:  # fmt: skip
+    source: Loadable,
+    outputs: Sequence[str] | None,
+    optimized: bool,
+    threads: int,
+    provider: str,
+    provider_options: dict[str, Any],
+    config: dict[str, str],
+    disabled: set[str],
+) -> Any:
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise GraphoptError(
-            f"this ONNX Runtime has no {provider}", f"onnxruntime {onnxruntime.__version__}",
-            f"install the package that brings it, or use one of: {', '.join(available)}", usage=True,
-        )  # fmt: skip
+            f"this ONNX Runtime has no {provider}",
+            f"onnxruntime {onnxruntime.__version__}",
+            f"install the package that brings it, or use one of: {', '.join(available)}",
+            usage=True,
+        )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # failures come back as exceptions; the log would only repeat them on stderr
+    options.log_severity_level = (
+        4  # failures come back as exceptions; the log would only repeat them on stderr
+    )
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     payload, entries = source.payload(outputs)
+    if (
+        not optimized
+    ):  # a packed weight takes another kernel: bits would depend on which operand is a constant
+        entries = {"session.disable_prepacking": "1", **entries}
     for key, entry in {**entries, **config}.items():
         options.add_session_config_entry(key, str(entry))
     try:
         session = onnxruntime.InferenceSession(
-            payload, options, providers=[(provider, provider_options)], disabled_optimizers=disabled,
+            payload,
+            options,
+            providers=[(provider, provider_options)],
+            disabled_optimizers=disabled,
             enable_fallback=0,
-        )  # fmt: skip
+        )
     except Exception as error:
         raise _RuntimeFailure(str(error)) from error
     if provider not in session.get_providers():
         raise GraphoptError(
-            f"{provider} is built in but does not start on this machine", f"loading {source.name}",
+            f"{provider} is built in but does not start on this machine",
+            f"loading {source.name}",
             "its driver or libraries are missing; see ONNX Runtime's requirements for this provider",
-        )  # fmt: skip
+        )
     return session
 
 
-def _run(session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]) -> dict[str, Any]:
+def _run(
+    session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]
+) -> dict[str, Any]:
     ready = {
         item.name: values.to_runtime(feeds[item.name], item.dtype)
-        if item.dtype is not None and values.is_exotic(item.dtype) and isinstance(feeds[item.name], np.ndarray)
+        if item.dtype is not None
+        and values.is_exotic(item.dtype)
+        and isinstance(feeds[item.name], np.ndarray)
         else feeds[item.name]
         for item in inputs
         if item.name in feeds
@@ -219,7 +266,9 @@ def _run(session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: d
     try:
         if not any(item.kind == "tensor" and values.is_exotic(item.dtype) for item in outputs):
             return dict(zip(names, session.run(names, ready), strict=True))
-        found = session.run_with_ort_values(names, {name: _as_value(name, given) for name, given in ready.items()})
+        found = session.run_with_ort_values(
+            names, {name: _as_value(name, given) for name, given in ready.items()}
+        )
     except GraphoptError:
         raise
     except Exception as error:
@@ -237,17 +286,23 @@ def _as_value(name: str, given: Any) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(given)
     raise GraphoptError(
         "strings and sequences cannot be fed to a model with outputs of bfloat16, float8 or 4-bit type",
-        f"feeds, input '{name}'", "this is a limit of ONNX Runtime's Python interface",
-    )  # fmt: skip
+        f"feeds, input '{name}'",
+        "this is a limit of ONNX Runtime's Python interface",
+    )
 
 
 class _Reference:
     """The onnx package's own evaluator: complete, and slow."""
 
     def __init__(self, source: Loadable, outputs: Sequence[str] | None) -> None:
+        import onnx
         from onnx.reference import ReferenceEvaluator
 
         proto = source.whole()
+        if proto.ir_version > onnx.IR_VERSION:
+            raise GraphoptError(
+                f"IR version {proto.ir_version} is unknown", source.name, "re-export the model"
+            )
         model = ir.from_proto(proto)
         self.inputs = tuple(port(item, required=not item.is_initializer()) for item in model.graph.inputs)
         known = {item.name: port(item) for item in model.graph.outputs}

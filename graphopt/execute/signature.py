@@ -1,7 +1,7 @@
 """A model's interface as data: its ports, and whether feeds fit them.
 
-Everything that takes feeds checks them here first, so a wrong name, type or shape is reported with the input's
-name before a runtime sees it. Nothing is converted silently: a float64 array is not a float32 input.
+Everything that takes feeds checks them here first, so a wrong name, type or shape is reported with the
+input's name before a runtime sees it. Nothing is converted silently: a float64 array is not a float32 input.
 """
 
 from __future__ import annotations
@@ -55,8 +55,12 @@ def signature(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 def port(value: ir.Value, required: bool = True) -> Port:
     """The port of a graph input or output, as the file declares it."""
-    kinds = {ir.TensorType: "tensor", ir.SequenceType: "sequence", ir.OptionalType: "optional",
-             ir.SparseTensorType: "sparse"}
+    kinds = {
+        ir.TensorType: "tensor",
+        ir.SequenceType: "sequence",
+        ir.OptionalType: "optional",
+        ir.SparseTensorType: "sparse",
+    }
     kind = "tensor" if value.type is None else kinds.get(type(value.type), "other")
     shape = None if value.shape is None else tuple(_dim(dim) for dim in value.shape.dims)
     return Port(value.name or "", kind, None if value.type is None else value.dtype, shape, required)
@@ -69,21 +73,37 @@ def _dim(dim: int | ir.SymbolicDim) -> Dim:
 
 
 _ORT_TYPES: dict[str, ir.DataType] = {
-    "float": ir.DataType.FLOAT, "double": ir.DataType.DOUBLE, "float16": ir.DataType.FLOAT16,
-    "bfloat16": ir.DataType.BFLOAT16, "bool": ir.DataType.BOOL, "string": ir.DataType.STRING,
-    "float8e4m3fn": ir.DataType.FLOAT8E4M3FN, "float8e4m3fnuz": ir.DataType.FLOAT8E4M3FNUZ,
-    "float8e5m2": ir.DataType.FLOAT8E5M2, "float8e5m2fnuz": ir.DataType.FLOAT8E5M2FNUZ,
-    "float4e2m1": ir.DataType.FLOAT4E2M1, "Float4E2M1x2": ir.DataType.FLOAT4E2M1,
-    "int4": ir.DataType.INT4, "uint4": ir.DataType.UINT4, "Int4x2": ir.DataType.INT4, "UInt4x2": ir.DataType.UINT4,
-    "int2": ir.DataType.INT2, "uint2": ir.DataType.UINT2, "Int2x4": ir.DataType.INT2, "UInt2x4": ir.DataType.UINT2,
-    **{f"{sign}int{bits}": getattr(ir.DataType, f"{sign}int{bits}".upper())
-       for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
+    "float": ir.DataType.FLOAT,
+    "double": ir.DataType.DOUBLE,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "bool": ir.DataType.BOOL,
+    "string": ir.DataType.STRING,
+    "float8e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    "float8e4m3fnuz": ir.DataType.FLOAT8E4M3FNUZ,
+    "float8e5m2": ir.DataType.FLOAT8E5M2,
+    "float8e5m2fnuz": ir.DataType.FLOAT8E5M2FNUZ,
+    "float4e2m1": ir.DataType.FLOAT4E2M1,
+    "Float4E2M1x2": ir.DataType.FLOAT4E2M1,
+    "int4": ir.DataType.INT4,
+    "uint4": ir.DataType.UINT4,
+    "Int4x2": ir.DataType.INT4,
+    "UInt4x2": ir.DataType.UINT4,
+    "int2": ir.DataType.INT2,
+    "uint2": ir.DataType.UINT2,
+    "Int2x4": ir.DataType.INT2,
+    "UInt2x4": ir.DataType.UINT2,
+    **{
+        f"{sign}int{bits}": getattr(ir.DataType, f"{sign}int{bits}".upper())
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+    },
+}
 _ORT_KINDS = {"tensor": "tensor", "seq": "sequence", "optional": "optional", "sparse_tensor": "sparse"}
 
 
 def runtime_dtype(text: str) -> ir.DataType | None:
-    """The innermost element type of ONNX Runtime's ``tensor(float)``, ``seq(tensor(int64))``; None if unknown."""
+    """The innermost element type of ONNX Runtime's ``seq(tensor(int64))`` and the like; None if unknown."""
     return _ORT_TYPES.get(text.rsplit("(", 1)[-1].rstrip(")"))
 
 
@@ -108,15 +128,19 @@ def checked(ports: Sequence[Port], feeds: Feeds, where: str = "feeds") -> dict[s
         if name not in by_name:
             close = difflib.get_close_matches(name, by_name, 1)
             raise GraphoptError(
-                f"the model has no input '{name}'", where,
+                f"the model has no input '{name}'",
+                where,
                 f"did you mean '{close[0]}'?" if close else f"its inputs are: {_listed(by_name)}",
-            )  # fmt: skip
+            )
     missing = [item.name for item in ports if item.required and item.name not in feeds]
     if missing:
         raise GraphoptError(
-            f"input {_listed(missing)} is not fed" if len(missing) == 1 else f"inputs {_listed(missing)} are not fed",
-            where, f"feed one array for each of: {_listed(by_name)}",
-        )  # fmt: skip
+            f"input {_listed(missing)} is not fed"
+            if len(missing) == 1
+            else f"inputs {_listed(missing)} are not fed",
+            where,
+            f"feed one array for each of: {_listed(by_name)}",
+        )
     return {item.name: _fitting(item, feeds[item.name], where) for item in ports if item.name in feeds}
 
 
@@ -133,20 +157,36 @@ def _fitting(item: Port, value: Any, where: str) -> Any:
             return [_array(element, item, place) for element in value]
         if item.kind == "optional":
             return _array(value, item, place)
-        raise GraphoptError(f"the input is a sequence, the feed is a {type(value).__name__}", place, "feed a list of arrays")
+        raise GraphoptError(
+            f"the input is a sequence, the feed is a {type(value).__name__}", place, "feed a list of arrays"
+        )
     if item.kind != "tensor":
-        raise GraphoptError(f"inputs of this kind ({item.kind}) are not supported", place, "feed the model through onnxruntime itself")
+        raise GraphoptError(
+            f"inputs of this kind ({item.kind}) are not supported",
+            place,
+            "feed the model through onnxruntime itself",
+        )
     array = _array(value, item, place)
     if item.shape is not None:
         wrong_rank = len(item.shape) != array.ndim
-        if wrong_rank or any(isinstance(want, int) and want != has for want, has in zip(item.shape, array.shape, strict=True)):
-            raise GraphoptError(f"shape {list(array.shape)} does not fit {item}", place, "reshape the feed, or choose other data")
+        if wrong_rank or any(
+            isinstance(want, int) and want != has for want, has in zip(item.shape, array.shape, strict=True)
+        ):
+            raise GraphoptError(
+                f"shape {list(array.shape)} does not fit {item}",
+                place,
+                "reshape the feed, or choose other data",
+            )
     return array
 
 
 def _array(value: Any, item: Port, place: str) -> np.ndarray:
     if not isinstance(value, (np.ndarray, np.generic)):
-        raise GraphoptError(f"the feed is a {type(value).__name__}, not a numpy array", place, f"feed numpy.asarray(...) of {item}")
+        raise GraphoptError(
+            f"the feed is a {type(value).__name__}, not a numpy array",
+            place,
+            f"feed numpy.asarray(...) of {item}",
+        )
     array = np.asarray(value, order="C")
     if array.dtype.kind in "USTO":
         if not all(isinstance(element, (str, bytes)) for element in array.reshape(-1).tolist()):
@@ -162,7 +202,8 @@ def _array(value: Any, item: Port, place: str) -> np.ndarray:
     if item.dtype is not None and actual != item.dtype:
         wanted = item.dtype.name.lower()
         raise GraphoptError(
-            f"the feed is {actual.name.lower()}, the input wants {wanted}", place,
+            f"the feed is {actual.name.lower()}, the input wants {wanted}",
+            place,
             "convert it yourself: numpy.asarray(...).astype(...); nothing is converted silently",
-        )  # fmt: skip
+        )
     return array

@@ -1,7 +1,7 @@
 """Taps: any tensor of the main graph read out, without changing the model.
 
-The taps are extra outputs of a serialised copy. Many tensors at once cost memory, one at a time costs a session each;
-so they go in batches whose size follows from what the batches before weighed.
+The taps are extra outputs of a serialised copy. Many tensors at once cost memory, one at a time costs a
+session each; so they go in batches whose size follows from what the batches before weighed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.ir import load
 
 from .loadable import Loadable
-from .session import Session
+from .session import Evaluator, Session
 from .signature import Feeds
 
 _FIRST_BATCH = 8
@@ -25,28 +26,33 @@ _FIRST_BATCH = 8
 class Taps:
     """The inner tensors of one model.
 
-    Tensors inside the bodies of If, Loop, Scan and local functions have no value of their own in the main graph (they
-    may have many, or none) and cannot be tapped; what these nodes give out can.
+    Tensors inside the bodies of If, Loop, Scan and local functions have no value of their own in the main
+    graph (they may have many, or none) and cannot be tapped; what these nodes give out can.
 
     Args:
         model: a path or a model in memory.
         optimized: with the runtime's optimisations, which make some tensors disappear otherwise.
         threads: threads within an operator.
-        reference: take ``onnx.reference`` where ONNX Runtime has no kernel.
+        evaluator: as for ``Session``.
 
     Attributes:
         names: what can be tapped: outputs of the main graph's nodes, in topological order.
     """
 
     def __init__(
-        self, model: ir.Model | str | Path, *, optimized: bool = False, threads: int = 1, reference: bool = True
+        self,
+        model: ir.Model | str | Path,
+        *,
+        optimized: bool = False,
+        threads: int = 1,
+        evaluator: Evaluator = "auto",
     ) -> None:
-        graph = (ir.load(model) if isinstance(model, (str, Path)) else model).graph
+        graph = (load(model) if isinstance(model, (str, Path)) else model).graph
         self.names = tuple(output.name for node in graph for output in node.outputs if output.name)
         self._source = Loadable(model)
         self._optimized = optimized
         self._threads = threads
-        self._reference = reference
+        self._evaluator: Evaluator = evaluator
 
     def session(self, names: Iterable[str]) -> Session:
         """A session whose outputs are these tensors, for many runs (calibration).
@@ -58,11 +64,16 @@ class Taps:
         unknown = sorted(set(wanted) - set(self.names))
         if unknown:
             raise GraphoptError(
-                f"there is no tensor '{unknown[0]}' in the main graph", self._source.name,
+                f"there is no tensor '{unknown[0]}' in the main graph",
+                self._source.name,
                 "tensors inside subgraphs and functions cannot be tapped",
-            )  # fmt: skip
+            )
         return Session(
-            self._source, optimized=self._optimized, threads=self._threads, outputs=wanted, reference=self._reference
+            self._source,
+            optimized=self._optimized,
+            threads=self._threads,
+            outputs=wanted,
+            evaluator=self._evaluator,
         )
 
     def values(

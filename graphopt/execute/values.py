@@ -1,8 +1,8 @@
 """Between numpy arrays and ONNX Runtime's values, for the element types numpy does not have.
 
-bfloat16, the float8 kinds and the 2- and 4-bit types cross the border as raw memory: ONNX Runtime keeps them as
-ONNX does (two int4 in a byte, low nibble first), ``ml_dtypes`` gives numpy its types. Everything else uses the
-runtime's own conversion.
+bfloat16, the float8 kinds and the 2- and 4-bit types cross the border as raw memory: ONNX Runtime keeps them
+as ONNX does (two int4 in a byte, low nibble first), ``ml_dtypes`` gives numpy its types. Everything else
+uses the runtime's own conversion.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from graphopt.errors import GraphoptError
 from .signature import Port, runtime_dtype
 
 _EXOTIC = frozenset(
-    dtype for dtype in ir.DataType
+    dtype
+    for dtype in ir.DataType
     if dtype.name.startswith(("BFLOAT", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2"))
-)  # fmt: skip
+)
 
 
 def is_exotic(dtype: ir.DataType | None) -> bool:
@@ -43,9 +44,10 @@ def from_runtime(value: Any, port: Port) -> Any:
     """The array in an ``OrtValue``, copied; of an ``ml_dtypes`` type where numpy has none."""
     if not value.is_tensor():
         raise GraphoptError(
-            f"an output of type {value.data_type()} cannot be read together with outputs of exotic element types",
-            f"output '{port.name}'", "run the model with fewer outputs",
-        )  # fmt: skip
+            f"an output of type {value.data_type()} cannot be read together with outputs of exotic types",
+            f"output '{port.name}'",
+            "run the model with fewer outputs",
+        )
     dtype = runtime_dtype(value.data_type()) or port.dtype
     if not is_exotic(dtype):
         return value.numpy()

@@ -14,7 +14,7 @@
 
 JSON files appear whole or not at all. Lines are appended one write each and are on their way to the disk
 before the call returns, so a run that is killed leaves every finished step behind, and at worst one torn last
-line, which readers skip. The JSON is strict: an infinite or undefined number is the text "inf", "-inf" or "nan".
+line, which readers skip. The JSON is strict: a number that is not finite is the text "inf", "-inf" or "nan".
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import GraphoptError
-from graphopt.flows.machine import machine, versions
+from ..errors import GraphoptError
+from ..execute.machine import machine
+from ..ir.atomic import storage_error, write_file
 
 
 class RunFolder:
@@ -67,8 +68,8 @@ class RunFolder:
 
         Args:
             root: the folder of all runs, usually ``runs``; made when missing.
-            command: what was called: the words after the program's name (``["optimize", "m.onnx", "-o", ...]``)
-                or the same as one text.
+            command: what was called, without the program's name: ``["optimize", "m.onnx", "-o", ...]``, or as
+                one text.
             source: the model file the run starts from; it is hashed and named in ``run.json``.
             target: the target's name.
             data: what the feeds come from, in words.
@@ -84,6 +85,8 @@ class RunFolder:
         parts = [created.strftime("%Y%m%d-%H%M%S"), _slug(words[0] if words else "run")]
         if source is not None:
             parts.append(_slug(Path(source).stem))
+        facts = machine()
+        installed = {"graphopt": "unknown", **facts.pop("versions", {})}
         folder = cls(_claim(Path(root), "-".join(part for part in parts if part)))
         folder._write_json(
             "run.json",
@@ -92,9 +95,9 @@ class RunFolder:
                 "command": text,
                 "created": created.isoformat(timespec="seconds"),
                 "finished": None,
-                "graphopt": versions()["graphopt"],
-                "versions": versions(),
-                "machine": machine(),
+                "graphopt": installed["graphopt"],
+                "versions": installed,
+                "machine": facts,
                 "source": origin,
                 "target": target,
                 "data": data,
@@ -116,17 +119,18 @@ class RunFolder:
         """Adds a pass's line to ``steps.jsonl``.
 
         Args:
-            step: a mapping or dataclass with pass, family, round, fidelity, changed, kept, seconds,
-                nodes_before, nodes_after, sites (each where, text, status: changed, kept or left-out) and error.
+            step: a mapping or dataclass with pass, family, fidelity, changed, kept, seconds, node_delta (or
+                nodes_before and nodes_after), sites (each where, text, status: changed, kept or left-out),
+                error, and round where a pass has a line for each.
         """
         self._append("steps.jsonl", step)
 
     def append_measurement(self, measurement: object) -> None:
-        """Adds a candidate's line to ``measurements.jsonl``; the first line is what the ratios are relative to.
+        """Adds a candidate's line to ``measurements.jsonl``; ratios are relative to the first line.
 
         Args:
-            measurement: a mapping or dataclass with name, median_ms, ratio, ratio_low, ratio_high, runs, load_s,
-                peak_bytes, file_bytes, threads and provider.
+            measurement: a mapping or dataclass with name, median_ms, ratio, ratio_low, ratio_high, runs,
+                load_s, peak_bytes, file_bytes, threads and provider.
         """
         self._append("measurements.jsonl", measurement)
 
@@ -138,14 +142,15 @@ class RunFolder:
         """Writes ``verify.json``.
 
         Args:
-            verdict: a mapping or dataclass with verdict (a word), feeds (how many) and outputs (each name, dtype,
-                shape, max_abs, max_rel, sqnr_db, tolerance, ok).
+            verdict: a mapping with verdict (in words), feeds (how many), outputs (each name, dtype, shape,
+                max_abs, max_rel, sqnr_db, tolerance, ok, reason), problems, not_comparable and notes, as
+                ``graphopt.execute.verify.Verdict.as_json`` gives; and why, where nothing was verified.
         """
         self._write_json("verify.json", verdict)
 
     def write_recipe(self, text: str) -> None:
         """Writes ``recipe.toml``."""
-        write_atomically(self.path / "recipe.toml", text if text.endswith("\n") else text + "\n")
+        self._write("recipe.toml", text if text.endswith("\n") else text + "\n")
 
     def finish(self, error: str | None = None, **facts: object) -> None:
         """Marks the run as over in ``run.json``; a folder without that mark was interrupted.
@@ -181,35 +186,18 @@ class RunFolder:
                 stream.write(line)
                 stream.flush()
         except OSError as problem:
-            raise _unwritable(path, problem) from problem
+            raise storage_error(problem, path) from problem
 
     def _write_json(self, name: str, record: object) -> None:
         text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, indent=2)
-        write_atomically(self.path / name, text + "\n")
+        self._write(name, text + "\n")
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all (temporary file beside it, fsync, rename).
-
-    Raises:
-        GraphoptError: the file cannot be written; nothing is left behind then.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(text.encode("utf-8", "replace"))
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as problem:
-        raise _unwritable(path, problem) from problem
+    def _write(self, name: str, text: str) -> None:
+        write_file(self.path / name, text.encode("utf-8", "replace"))
 
 
 def _claim(root: Path, name: str) -> Path:
-    """Makes the folder ``name``, or ``name-2``, ``name-3``, ...; making is claiming, so no two runs share one."""
+    """Makes the folder ``name``, or ``name-2``, ``name-3``, ...: no two runs ever share one."""
     counter = 1
     while True:
         path = root / (name if counter == 1 else f"{name}-{counter}")
@@ -218,10 +206,10 @@ def _claim(root: Path, name: str) -> Path:
             path.mkdir()
         except FileExistsError as problem:
             if not root.is_dir():
-                raise _unwritable(root, problem) from problem
+                raise storage_error(problem, root) from problem
             counter += 1
         except OSError as problem:
-            raise _unwritable(path, problem) from problem
+            raise storage_error(problem, path) from problem
         else:
             return path
 
@@ -238,14 +226,6 @@ def _source(path: Path) -> dict[str, object]:
 def _slug(text: str) -> str:
     """The text as part of a folder's name on any file system."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:60].rstrip("-.")
-
-
-def _unwritable(path: Path, problem: OSError) -> GraphoptError:
-    return GraphoptError(
-        f"cannot be written: {problem.strerror or problem}",
-        str(path),
-        "choose another folder, or free some space",
-    )
 
 
 def _plain(value: object) -> Any:

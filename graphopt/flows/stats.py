@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt.ir.walk import graphs, nodes
+from ..ir.walk import graphs, nodes
 
 STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
 
@@ -31,7 +31,7 @@ class ModelStats:
         nodes: all nodes but the Constant ones.
         initializers: constants the model holds, Constant nodes among them.
         parameters: elements in these constants.
-        bytes: the size of their elements (the weights), packed types as packed; a model file adds its structure.
+        bytes: the size of their elements (the weights), packed types packed; a file adds its structure.
         operators: nodes by operator, most frequent first; ``domain::Operator`` outside the standard domain.
         opset: version of the standard operator set, or None for a model that imports none.
     """
@@ -91,7 +91,7 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    """What a Constant node gives, or None where only a call of its function decides (a reference attribute)."""
+    """What a Constant node gives, or None where a call of its function decides (a reference attribute)."""
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return None
     try:

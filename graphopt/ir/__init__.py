@@ -33,6 +33,7 @@ from .files import load, save
 from .opset import convert_opset
 from .shapes import forget, infer
 from .sweep import dead_initializers, dead_nodes, remove_dead, sweep
+from .tensors import copy_model, detached
 from .tidy import tidy
 from .walk import Body, bodies, count_nodes, graphs, nodes, subgraphs
 
@@ -47,9 +48,11 @@ __all__ = [
     "check",
     "constant",
     "convert_opset",
+    "copy_model",
     "count_nodes",
     "dead_initializers",
     "dead_nodes",
+    "detached",
     "dims",
     "erase_if_dead",
     "forget",

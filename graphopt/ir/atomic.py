@@ -29,7 +29,9 @@ def storage_error(error: OSError, path: str | os.PathLike[str]) -> GraphoptError
     where = os.fspath(path)
     if error.errno in _FULL:
         return GraphoptError(
-            "the disk or the file-size limit is full, nothing was written", where, "free some space or write elsewhere"
+            "the disk or the file-size limit is full, nothing was written",
+            where,
+            "free some space or write elsewhere",
         )
     if error.errno in _FORBIDDEN:
         return GraphoptError("the folder cannot be written to", where, "choose a folder you may write to")
@@ -42,8 +44,9 @@ def storage_error(error: OSError, path: str | os.PathLike[str]) -> GraphoptError
 class Staging:
     """Writes some files and puts all of them into place, or none.
 
-    Use as a context manager: ``open`` each file, write, then ``commit``. Leaving the block without a commit, by an
-    error or by Ctrl-C, removes what was written. Files are put into place in the order they were opened.
+    Use as a context manager: ``open`` each file, write, then ``commit``. Leaving the block without a commit,
+    by an error or by Ctrl-C, removes what was written. Files are put into place in the order they were
+    opened.
 
     Raises:
         GraphoptError: the folder is missing or read-only, the disk is full, the target is not a regular file.
@@ -58,7 +61,9 @@ class Staging:
         _require_replaceable(target)
         temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            handle = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+            )
         except OSError as error:
             raise storage_error(error, target) from error
         file = os.fdopen(handle, "wb")
@@ -136,7 +141,9 @@ def _require_replaceable(target: Path) -> None:
     if target.is_dir():
         raise GraphoptError("the output is a folder, not a file", str(target), "name a file")
     if target.exists() and not target.is_file():
-        raise GraphoptError("the output is a device or pipe, which a rename would destroy", str(target), "name a file")
+        raise GraphoptError(
+            "the output is a device or pipe, which a rename would destroy", str(target), "name a file"
+        )
     if not target.name:
         raise GraphoptError("the output has no file name", str(target), "name a file")
 

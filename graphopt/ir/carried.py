@@ -10,10 +10,12 @@
 | metadata of tensors, annotation of an input that is an output | written twice | written once |
 | inputs that only name an initialiser (IR version 3) | overridable inputs | constants; ``save`` writes the inputs again |
 
-Other sparse attributes, device configurations below IR version 11 and map types in attributes are refused with a reason.
-Dropped on purpose: ``value_info`` of tensors that do not exist, checksums of external files (the files are rewritten).
+Other sparse attributes, device configurations below IR version 11 and map types in attributes are refused
+with a reason. Dropped on purpose: ``value_info`` of tensors that do not exist, checksums of external files (the files are rewritten),
+all but the last of metadata entries with one key.
 
-The store is ``graph.meta``, which ``Model.clone`` copies. ``Model.meta`` it does not.
+``completed.py`` is the way back. The store is ``graph.meta``, which ``Model.clone`` copies. ``Model.meta`` it
+does not.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 
-from .protos import Graphs, graphs, node_place, roots, subgraphs
+from .protos import graphs, node_place, roots, tensors
 from .walk import subgraphs as ir_subgraphs
 
 TRAINING = "graphopt.training_info"
@@ -36,7 +38,7 @@ ANNOTATIONS = "graphopt.annotations"
 INPUTS = "graphopt.inputs"
 
 _DEVICES_SINCE = 11
-_CONSTANT_INPUTS_BEFORE = 4
+CONSTANT_INPUTS_BEFORE = 4
 
 
 class SparseTensor(ir.Tensor):
@@ -105,7 +107,7 @@ class Carried:
 
     def put_into(self, model: ir.Model) -> None:
         """Complete the deserialised model. Call it before its nodes are moved."""
-        found = [graph for root in _ir_roots(model) for graph in _ir_graphs(root)]
+        found = [graph for root in ir_roots(model) for graph in ir_graphs(root)]
         for graph, held in zip(found, self._graphs, strict=True):
             for sparse in held.sparse:
                 graph.initializers[sparse.values.name].const_value = SparseTensor(sparse)
@@ -122,45 +124,13 @@ class Carried:
             model.graph.inputs.extend(real)
 
 
-def complete(proto: onnx.ModelProto, model: ir.Model, sparse: dict[int, SparseTensor]) -> None:
-    """Put into a serialised model what ``onnx_ir`` left out.
-
-    Args:
-        proto: the model as ``onnx_ir`` wrote it.
-        model: the model it was written from.
-        sparse: by the identity of the value, the sparse initialisers; ``proto`` has empty tensors for them.
-
-    Raises:
-        GraphoptError: training information that names an initialiser which is gone.
-    """
-    pairs = zip(
-        (graph for root in _ir_roots(model) for graph in _ir_graphs(root)),
-        (graph for root in roots(proto) for graph in graphs(root)),
-        strict=True,
-    )
-    for graph, written in pairs:
-        if not isinstance(written, onnx.GraphProto):
-            continue
-        _write_sparse(written, graph, sparse)
-        _write_types(written, graph.meta.get(TYPES, {}))
-        _write_annotations(written, graph.meta.get(ANNOTATIONS, ()))
-        if proto.ir_version < _CONSTANT_INPUTS_BEFORE and written is not proto.graph:
-            _write_as_constants(written)
-    if proto.ir_version < _CONSTANT_INPUTS_BEFORE:
-        _write_inputs(proto.graph, model.graph.meta.get(INPUTS, ()))
-    training: list[onnx.TrainingInfoProto] = model.graph.meta.get(TRAINING, [])
-    for info in training:
-        _require_bindings(proto.graph, info)
-        proto.training_info.add().CopyFrom(info)
-
-
-def _ir_roots(model: ir.Model) -> Iterator[ir.Graph]:
+def ir_roots(model: ir.Model) -> Iterator[ir.Graph]:
     yield model.graph
     for function in model.functions.values():
         yield function.graph
 
 
-def _ir_graphs(root: ir.Graph) -> Iterator[ir.Graph]:
+def ir_graphs(root: ir.Graph) -> Iterator[ir.Graph]:
     """In the order of ``protos.graphs``."""
     pending = [root]
     while pending:
@@ -179,13 +149,13 @@ def _copy(info: onnx.TrainingInfoProto) -> onnx.TrainingInfoProto:
 
 def _devices(place: str) -> GraphoptError:
     return GraphoptError(
-        f"device configurations need IR version {_DEVICES_SINCE}", place, "raise the model's IR version or remove them"
+        f"device configurations need IR version {_DEVICES_SINCE}",
+        place,
+        "raise the model's IR version or remove them",
     )
 
 
 def _refuse_external(info: onnx.TrainingInfoProto) -> None:
-    from .protos import tensors
-
     for graph in (info.initialization, info.algorithm):
         for held in tensors(graph):
             if held.tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -200,9 +170,13 @@ def _refuse_attributes(node: onnx.NodeProto, *, sparse_constants: bool) -> None:
         if attribute.type in _SPARSE and not (sparse_constants and _is_sparse_constant(node)):
             raise GraphoptError(f"the sparse attribute '{attribute.name}' is not supported", node_place(node))
         if attribute.type == onnx.AttributeProto.TYPE_PROTO and _is_exotic(attribute.tp):
-            raise GraphoptError(f"the type in attribute '{attribute.name}' is not supported", node_place(node))
+            raise GraphoptError(
+                f"the type in attribute '{attribute.name}' is not supported", node_place(node)
+            )
         if attribute.type == onnx.AttributeProto.TYPE_PROTOS and any(map(_is_exotic, attribute.type_protos)):
-            raise GraphoptError(f"the types in attribute '{attribute.name}' are not supported", node_place(node))
+            raise GraphoptError(
+                f"the types in attribute '{attribute.name}' are not supported", node_place(node)
+            )
 
 
 def _is_sparse_constant(node: onnx.NodeProto) -> bool:
@@ -250,94 +224,8 @@ def _take(graph: onnx.GraphProto) -> _OfGraph:
 
 def _input_order(proto: onnx.ModelProto) -> tuple[str, ...]:
     """The main graph's inputs where some of them only name an initialiser, which makes it a constant up to IR 3."""
-    if proto.ir_version >= _CONSTANT_INPUTS_BEFORE:
+    if proto.ir_version >= CONSTANT_INPUTS_BEFORE:
         return ()
     constants = {tensor.name for tensor in proto.graph.initializer}
     names = tuple(info.name for info in proto.graph.input)
     return names if constants.intersection(names) else ()
-
-
-def _write_sparse(written: onnx.GraphProto, graph: ir.Graph, sparse: dict[int, SparseTensor]) -> None:
-    found = {value.name: sparse[id(value)] for value in graph.initializers.values() if id(value) in sparse}
-    if not found:
-        return
-    dense = [tensor for tensor in written.initializer if tensor.name not in found]
-    order = [tensor.name for tensor in written.initializer if tensor.name in found]
-    kept = onnx.GraphProto(initializer=dense)
-    written.ClearField("initializer")
-    written.initializer.extend(kept.initializer)
-    for name in order:
-        written.sparse_initializer.add().CopyFrom(found[name].proto)
-        written.sparse_initializer[-1].values.name = name
-
-
-def _write_types(written: onnx.GraphProto, types: dict[str, onnx.TypeProto]) -> None:
-    if not types:
-        return
-    described: set[str] = set()
-    for infos in (written.input, written.output, written.value_info):
-        for info in infos:
-            described.add(info.name)
-            if info.name in types and info.type.WhichOneof("value") is None:
-                info.type.CopyFrom(types[info.name])
-    made = {name for node in written.node for name in node.output}
-    for name in types:
-        if name in made and name not in described:
-            written.value_info.add(name=name, type=types[name])
-
-
-def _write_annotations(written: onnx.GraphProto, unknown: list[onnx.TensorAnnotation]) -> None:
-    if not written.quantization_annotation and not unknown:
-        return
-    once = {annotation.tensor_name: annotation for annotation in (*unknown, *written.quantization_annotation)}
-    kept = onnx.GraphProto(quantization_annotation=once.values())
-    written.ClearField("quantization_annotation")
-    written.quantization_annotation.extend(kept.quantization_annotation)
-
-
-def _write_as_constants(written: onnx.GraphProto) -> None:
-    """Up to IR 3 an initialiser must be an input, which the graphs of an If cannot have."""
-    inputs = {info.name for info in written.input}
-    constants = [tensor for tensor in written.initializer if tensor.name not in inputs]
-    if not constants:
-        return
-    nodes = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in constants]
-    kept = onnx.GraphProto(node=[*nodes, *written.node])
-    kept.initializer.extend(tensor for tensor in written.initializer if tensor.name in inputs)
-    for name in ("node", "initializer"):
-        written.ClearField(name)
-        getattr(written, name).extend(getattr(kept, name))
-
-
-def _write_inputs(graph: onnx.GraphProto, order: tuple[str, ...]) -> None:
-    """Name every initialiser among the inputs, at its old place where it has one.
-
-    An input that an initialiser no longer stands for is not among the model's inputs either (``Carried`` took it
-    out), so it does not come back.
-    """
-    inputs = {info.name: info for info in graph.input}
-    described = {info.name: info for info in graph.value_info}
-    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
-    for name, tensor in constants.items():
-        inputs[name] = described.get(name) or onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
-    names = [name for name in order if name in inputs]
-    names.extend(name for name in inputs if name not in set(order))
-    kept = onnx.GraphProto(
-        input=[inputs[name] for name in names],
-        value_info=[info for info in graph.value_info if info.name not in constants],
-    )
-    for name in ("input", "value_info"):
-        graph.ClearField(name)
-        getattr(graph, name).extend(getattr(kept, name))
-
-
-def _require_bindings(graph: onnx.GraphProto, info: onnx.TrainingInfoProto) -> None:
-    known = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    known.update(tensor.name for tensor in info.algorithm.initializer)
-    for binding in (*info.initialization_binding, *info.update_binding):
-        if binding.key not in known:
-            raise GraphoptError(
-                f"the training information updates '{binding.key}', which the model no longer has",
-                "training_info",
-                f"drop it first: model.graph.meta.pop('{TRAINING}')",
-            )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from .tensors import detached
 from .walk import subgraphs
 
 
@@ -26,21 +27,24 @@ def insert_after(node: ir.Node, new_nodes: ir.Node | Iterable[ir.Node]) -> None:
     node.graph.insert_after(node, new_nodes)
 
 
-def new_initializer(graph: ir.Graph, elements: np.ndarray | ir.TensorProtocol, hint: str) -> ir.Value:
+def new_initializer(graph: ir.Graph, elements: np.ndarray | np.generic | ir.TensorProtocol, hint: str) -> ir.Value:
     """A new constant of a graph.
 
     Args:
         graph: the graph that will use it (a subgraph may own initialisers; for a local function, which
             may not, ``tidy`` turns it into a Constant node).
-        elements: the tensor; an array must own its memory from here on.
+        elements: the tensor; an array must not be written to from here on.
         hint: the wished-for name; made unique within the graph.
     """
-    tensor = elements if not isinstance(elements, np.ndarray) else ir.tensor(np.ascontiguousarray(elements).reshape(elements.shape))
     name = hint or "constant"
     count = len(graph.initializers)
     while name in graph.initializers:
         name = f"{hint}_{count}"
         count += 1
+    if isinstance(elements, (np.ndarray, np.generic)):
+        tensor: ir.TensorProtocol = ir.tensor(np.ascontiguousarray(elements).reshape(elements.shape))
+    else:
+        tensor = detached(elements)
     value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
     graph.initializers.add(value)
     return value

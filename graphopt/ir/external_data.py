@@ -1,22 +1,20 @@
-"""Weights outside the model file: mapped lazily on the way in, streamed on the way out.
+"""Weights outside the model file, on the way in: mapped lazily, and never mistaken for others.
 
-In memory each reference becomes a ``MappedTensor``. All tensors of one file share one ``DataFile``, which remembers
-the identity of the file (device, inode, size, time): a file that is exchanged under a loaded model is an error
-that says so, never other numbers. A file that ``save`` itself replaces is mapped first, and the mapping keeps the
-old content alive, so a model can be written onto its own source.
+In memory each reference becomes a ``MappedTensor``. All tensors of one file share one ``DataFile``, which
+remembers the identity of the file (device, inode, size, time): a file that is exchanged under a loaded model
+is an error that says so, never other numbers. A file that ``save`` itself replaces is mapped first, and the
+mapping keeps the old content alive, so a model can be written onto its own source. (A file that another
+program shortens in place after it was mapped cannot be guarded against: the system ends the process.)
 
-On the way out a ``Layout`` gives every large tensor a range of one new file, and small stand-ins take the place of
-the tensors while the model is serialised. Tensors are then copied one at a time. (Checks: ``references.py``.)
-
-Source: ONNX ``docs/ExternalData.md`` (offsets of large tensors are multiples of 4096).
+The checks before this are in ``references.py``, the way out is ``layout.py``. Source: ONNX
+``docs/ExternalData.md``.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
@@ -27,10 +25,11 @@ from graphopt.errors import GraphoptError
 from .walk import graphs
 
 _CHUNK = 8 << 20
-_SMALL = 1024
-_PAGE = 4096
-_PAGED_FROM = 64 << 10
-_ALIGNMENT = 64
+_KERNEL_CHUNK = 256 << 20  # short enough for a Ctrl-C to be heard
+# another file system, an old kernel, or (None) not a real file
+_NO_KERNEL_COPY: frozenset[int | None] = frozenset(
+    (errno.ENOENT, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, None)
+)
 
 
 class DataFile:
@@ -57,7 +56,9 @@ class DataFile:
                 with open(self.path, "rb") as file:
                     if _identity(os.fstat(file.fileno())) != self._identity:
                         raise GraphoptError(
-                            "the external data changed after the model was loaded", self.path, "load the model again"
+                            "the external data changed after the model was loaded",
+                            self.path,
+                            "load the model again",
                         )
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
@@ -68,11 +69,39 @@ class DataFile:
                 ) from error
         return self._map
 
-    def release(self, offset: int, length: int) -> None:
-        """Tell the system that a range just read is not needed soon, so that streaming stays small in memory."""
-        if self._map is not None and hasattr(self._map, "madvise"):
-            start = offset - offset % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
+    def copy(self, start: int, length: int, target: IO[bytes]) -> None:
+        """Append a range of the file to another file with little memory: in the kernel, where it can."""
+        copied = self._kernel_copy(start, length, target)
+        content = self.map() if copied < length else None
+        for position in range(start + copied, start + length, _CHUNK):
+            assert content is not None
+            size = min(_CHUNK, start + length - position)
+            target.write(content[position : position + size])
+            if hasattr(content, "madvise"):  # let go of the pages, or the whole file counts as our memory
+                page = position - position % mmap.PAGESIZE
+                content.madvise(mmap.MADV_DONTNEED, page, position + size - page)
+
+    def _kernel_copy(self, start: int, length: int, target: IO[bytes]) -> int:
+        """Copy what the kernel will; returns the number of bytes, 0 where it cannot or the path has another file."""
+        copied = 0
+        if not hasattr(os, "copy_file_range"):
+            return copied
+        try:
+            with open(self.path, "rb") as source:
+                if _identity(os.fstat(source.fileno())) != self._identity:
+                    return copied
+                target.flush()
+                while copied < length:
+                    step = min(_KERNEL_CHUNK, length - copied)
+                    done = os.copy_file_range(source.fileno(), target.fileno(), step, start + copied)
+                    if not done:
+                        break
+                    copied += done
+                    target.seek(0, os.SEEK_CUR)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+        return copied
 
 
 def _identity(facts: os.stat_result) -> tuple[int, int, int, int]:
@@ -117,14 +146,8 @@ class MappedTensor(ir.ExternalTensor):
 
     def tofile(self, file: IO[bytes]) -> None:
         """Copy the bytes to a file a few megabytes at a time."""
-        if not self.size:
-            return
-        content, start, end = self.file.map(), self.offset or 0, (self.offset or 0) + self.nbytes
-        for position in range(start, end, _CHUNK):
-            length = min(_CHUNK, end - position)
-            file.write(content[position : position + length])
-            if self._array is None:
-                self.file.release(position, length)
+        if self.size:
+            self.file.copy(self.offset or 0, self.nbytes, file)
 
     def release(self) -> None:
         """Forget the array; the mapping belongs to all tensors of the file and stays."""
@@ -169,163 +192,7 @@ def _adopt_attributes(owner: Any, references: References) -> None:
             )
         elif attribute.type == ir.AttributeType.TENSORS:
             replaced = [
-                references.tensor(item) if type(item) is ir.ExternalTensor else item for item in attribute.as_tensors()
+                references.tensor(item) if type(item) is ir.ExternalTensor else item
+                for item in attribute.as_tensors()
             ]
             owner.attributes[name] = ir.Attr(name, attribute.type, replaced, doc_string=attribute.doc_string)
-
-
-Slot = tuple[ir.TensorProtocol, Callable[[Any], None]]
-"""A tensor, and the function that puts another one in its place."""
-
-
-def slots(model: ir.Model) -> Iterator[Slot]:
-    """Every tensor of a model, initialisers first within each graph, in an order that the model alone decides."""
-    for graph in graphs(model):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value, _setter(value)
-        for node in graph:
-            if node.attributes:
-                yield from _attribute_slots(node)
-    for function in model.functions.values():
-        yield from _attribute_slots(function)
-
-
-def _setter(value: ir.Value) -> Callable[[Any], None]:
-    def put(tensor: Any) -> None:
-        value.const_value = tensor
-
-    return put
-
-
-def _attribute_slots(owner: Any) -> Iterator[Slot]:
-    for name, attribute in tuple(owner.attributes.items()):
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.TENSOR:
-            yield attribute.value, lambda new, a=attribute, n=name: owner.attributes.__setitem__(n, _with(a, new))
-        elif attribute.type == ir.AttributeType.TENSORS:
-            for index, tensor in enumerate(attribute.as_tensors()):
-                yield tensor, lambda new, n=name, i=index: _put_one(owner, n, i, new)
-
-
-def _with(attribute: ir.Attr, value: Any) -> ir.Attr:
-    return ir.Attr(attribute.name, attribute.type, value, doc_string=attribute.doc_string)
-
-
-def _put_one(owner: Any, name: str, index: int, tensor: Any) -> None:
-    held = list(owner.attributes[name].as_tensors())
-    held[index] = tensor
-    owner.attributes[name] = _with(owner.attributes[name], held)
-
-
-class Layout:
-    """Which tensor lies where in the new data file; a tensor that is shared is written once."""
-
-    def __init__(self, location: str) -> None:
-        self.location = location
-        self._ranges: dict[object, tuple[int, int]] = {}
-        self._order: list[tuple[ir.TensorProtocol, int]] = []
-        self._end = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._order)
-
-    @staticmethod
-    def wants(tensor: ir.TensorProtocol) -> bool:
-        """True for a tensor worth a place outside: more than 1 KiB, no strings."""
-        return tensor.dtype != ir.DataType.STRING and tensor.nbytes > _SMALL
-
-    def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        """Give a tensor its range, and return the stand-in that is serialised in its place."""
-        key: object = id(tensor)
-        if isinstance(tensor, MappedTensor):
-            key = (id(tensor.file), tensor.offset, tensor.nbytes)
-        if key not in self._ranges:
-            step = _PAGE if tensor.nbytes >= _PAGED_FROM else _ALIGNMENT
-            start = -(-self._end // step) * step
-            self._ranges[key] = (start, tensor.nbytes)
-            self._order.append((tensor, start))
-            self._end = start + tensor.nbytes
-        offset, length = self._ranges[key]
-        return ir.ExternalTensor(
-            self.location,
-            offset,
-            length,
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=tensor.name or "",
-            doc_string=tensor.doc_string,
-            metadata_props=dict(tensor.metadata_props) or None,
-        )
-
-    def write(self, file: IO[bytes]) -> None:
-        """Stream the tensors into the file, one after the other."""
-        position = 0
-        for tensor, start in self._order:
-            file.write(bytes(start - position))
-            _copy(tensor, file)
-            position = start + tensor.nbytes
-
-    def reserve(self, file: IO[bytes]) -> None:
-        """Make a file of the right size without content, for a checker that does not look at weights."""
-        file.truncate(self._end)
-
-
-def _copy(tensor: ir.TensorProtocol, file: IO[bytes]) -> None:
-    before = file.tell()
-    if isinstance(tensor, MappedTensor):
-        tensor.tofile(file)
-    elif isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8:
-        _write(file, tensor.tobytes())
-    else:
-        array = np.asarray(tensor.numpy())
-        if array.dtype.byteorder == ">":
-            array = array.astype(array.dtype.newbyteorder("<"))
-        _write(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    if file.tell() - before != tensor.nbytes:
-        raise GraphoptError(
-            f"the tensor gave {file.tell() - before} bytes instead of {tensor.nbytes}", f"tensor '{tensor.name}'"
-        )
-
-
-def _write(file: IO[bytes], content: bytes | memoryview) -> None:
-    view = memoryview(content)
-    for position in range(0, len(view), _CHUNK):
-        file.write(view[position : position + _CHUNK])
-
-
-@contextmanager
-def standing_in(replacements: list[tuple[Slot, ir.TensorProtocol]]) -> Iterator[None]:
-    """Put other tensors into a model for the time of a serialisation."""
-    done: list[Slot] = []
-    try:
-        for slot, replacement in replacements:
-            done.append(slot)
-            slot[1](replacement)
-        yield
-    finally:
-        for tensor, put in reversed(done):
-            put(tensor)
-
-
-def hold(model: ir.Model, path: str) -> None:
-    """Make sure that a file about to be replaced can still be read by the model that was loaded from it.
-
-    Raises:
-        GraphoptError: the model refers to the file through a plain ``onnx_ir.ExternalTensor``, which would
-            read the new content at the old offsets.
-    """
-    if not os.path.exists(path):
-        return
-    target = os.path.realpath(path)
-    for tensor, _ in slots(model):
-        if isinstance(tensor, MappedTensor):
-            if tensor.size and os.path.realpath(tensor.file.path) == target:
-                tensor.file.map()
-        elif isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == target:
-            raise GraphoptError(
-                "saving would overwrite the data that the model in memory still reads",
-                path,
-                "save under another name, or load the model with graphopt.load",
-            )

@@ -37,9 +37,27 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return None if value.is_graph_input() else value.const_value
     producer = value.producer()
-    if not is_op(producer, "Constant"):
+    if producer is None or not is_op(producer, "Constant") or has_reference(producer):
         return None
-    return ir.convenience.get_const_tensor(value)
+    return _constant_of(producer)
+
+
+def _constant_of(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a Constant node; None for a sparse one."""
+    for name, item in node.attributes.items():
+        match name:
+            case "value":
+                return item.as_tensor()
+            case "value_float" | "value_floats":
+                return ir.tensor(np.array(item.value, dtype=np.float32))
+            case "value_int" | "value_ints":
+                return ir.tensor(np.array(item.value, dtype=np.int64))
+            case "value_string":
+                return ir.StringTensor([item.as_string().encode()], shape=ir.Shape([]))
+            case "value_strings":
+                strings = [text.encode() for text in item.as_strings()]
+                return ir.StringTensor(strings, shape=ir.Shape([len(strings)]))
+    return None
 
 
 def array(value: ir.Value | None, max_elements: int | None = None) -> np.ndarray | None:

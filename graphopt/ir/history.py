@@ -1,7 +1,7 @@
 """Where a model came from: the steps graphopt applied to it, kept inside the model.
 
-The list rides as JSON in the model's metadata under ``graphopt.history``, so it survives saving, loading and other
-tools. It holds no times and no paths: the same steps give the same bytes.
+The list rides as JSON in the model's metadata under ``graphopt.history``, so it survives saving, loading and
+other tools. It holds no times and no paths: the same steps give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def record(model: ir.Model, step: str) -> None:
 def read(model: ir.Model) -> list[str]:
     """The steps applied so far, oldest first; empty for a model that graphopt never touched.
 
-    An entry of that name that some other tool wrote, and that is no list of strings, becomes the first step as it is:
-    provenance is never thrown away.
+    An entry of that name that some other tool wrote, and that is no list of strings, becomes the first step
+    as it is: provenance is never thrown away.
     """
     text = model.metadata_props.get(KEY)
     if not text:

@@ -1,6 +1,7 @@
 """Walking a ``ModelProto``: every graph, every node and every tensor in it, with the place for messages.
 
-Only what must be looked at before ``onnx_ir`` deserialises is looked at here; everything else works on the IR.
+Only what must be looked at before ``onnx_ir`` deserialises is looked at here; everything else works on the
+IR.
 """
 
 from __future__ import annotations
@@ -122,7 +123,13 @@ def views(proto: onnx.ModelProto) -> Iterator[Root]:
     yield Root(_view(proto.graph, "the main graph"), _opsets(proto.opset_import))
     for function in proto.functions:
         place = f"function {function.domain}::{function.name}"
-        view = View(place, _names(function.input), [], [_step(node) for node in function.node], _names(function.output))
+        view = View(
+            place,
+            _names(function.input),
+            [],
+            [_step(node) for node in function.node],
+            _names(function.output),
+        )
         key = (_domain(function.domain), function.name, function.overload)
         yield Root(view, _opsets(function.opset_import), key)
 
@@ -157,11 +164,15 @@ def _step(node: onnx.NodeProto) -> Step:
     if attributes:
         names = {attribute.name for attribute in attributes}
         if len(names) != len(attributes):
-            raise GraphoptError("a node has one of its attributes twice", node_place(node), "the model is damaged")
+            raise GraphoptError(
+                "a node has one of its attributes twice", node_place(node), "the model is damaged"
+            )
         for attribute in attributes:
             if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
                 raise GraphoptError(
-                    f"the attribute '{attribute.name}' has no type", node_place(node), "convert the model to IR version 3"
+                    f"the attribute '{attribute.name}' has no type",
+                    node_place(node),
+                    "convert the model to IR version 3",
                 )
         bodies = [_view(graph, f"graph '{graph.name}' of {node_place(node)}") for graph in subgraphs(node)]
     domain = _domain(node.domain)

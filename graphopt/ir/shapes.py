@@ -23,9 +23,10 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
 from .facts import STANDARD_DOMAINS, dims, is_op
-from .walk import Body, bodies, nodes, subgraphs
+from .walk import Body, bodies, graphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_DECLARED = "graphopt.declared_shape"
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
 
 
@@ -39,7 +40,7 @@ def infer(model: ir.Model) -> list[ir.Node]:
         nodes whose inference failed inside the operator's rule; their outputs are unknown.
     """
     registry.collect()
-    forget(model)
+    _drop(model)
     failed: list[ir.Node] = []
     for body in bodies(model):
         context = ShapeInferenceContext(body.opsets, policy="override")
@@ -51,16 +52,26 @@ def infer(model: ir.Model) -> list[ir.Node]:
 
 
 def forget(model: ir.Model) -> None:
-    """Drop all shapes but those of the main graph's inputs and of constants, and the inferred elements.
+    """Drop all shapes but those of graph inputs and of constants, and the inferred elements.
 
-    Element types stay: a runtime refuses a file in which they are wrong.
+    The inputs of subgraphs get back what the file declares: ONNX Runtime asks for it. Element types stay: a
+    runtime refuses a file in which they are wrong.
     """
+    _drop(model)
+    for graph in graphs(model):
+        for value in graph.inputs:
+            if _DECLARED in value.meta:
+                value.shape = value.meta.pop(_DECLARED)
+
+
+def _drop(model: ir.Model) -> None:
     for body in bodies(model):
         for graph in body.graphs():
             for value in graph.outputs:
                 _forget(value)
             if graph is not model.graph:
                 for value in graph.inputs:
+                    value.meta.setdefault(_DECLARED, value.shape)
                     _forget(value)
             for value in graph.initializers.values():
                 if value.const_value is not None and not value.is_graph_input():

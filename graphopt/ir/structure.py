@@ -1,8 +1,8 @@
 """The rules of names, scopes and order that every ONNX graph obeys, checked in one walk.
 
-The same walk serves a parsed file, where a name is all there is, and a model in memory, where a name must also mean
-the very value that the node holds. It costs time linear in nodes plus edges; only a graph found out of order is
-looked at twice, to tell a cycle from mere disorder.
+The same walk serves a parsed file, where a name is all there is, and a model in memory, where a name must
+also mean the very value that the node holds. It costs time linear in nodes plus edges; only a graph found out
+of order is looked at twice, to tell a cycle from mere disorder.
 
 Source: ONNX ``docs/IR.md``, "Graphs" and "Names Within a Graph" (static single assignment, topological order,
 names of a subgraph distinct from those visible around it).
@@ -57,8 +57,8 @@ class Findings:
 
     Attributes:
         unsorted: nodes that read what a later node of the same graph produces (no cycle).
-        shadows: inputs or initializers of a subgraph with the name of a tensor of an outer graph. (For the output of
-            a node this is an error: runtimes refuse it.)
+        shadows: inputs or initializers of a subgraph with the name of a tensor of an outer graph. (For the
+            output of a node this is an error: runtimes refuse it.)
         repeated: graph outputs listed more than once.
     """
 
@@ -76,16 +76,18 @@ def examine(roots: Iterable[Root]) -> Findings:
     """Walk a whole model.
 
     Raises:
-        GraphoptError: a name declared twice in one graph, a tensor that nothing in scope produces, a cycle, a graph
-            output that the graph does not produce, a domain without opset import, a recursive or twice defined
-            local function.
+        GraphoptError: a name declared twice in one graph, a tensor that nothing in scope produces, a cycle, a
+            graph output that the graph does not produce, a domain without opset import, a recursive or twice
+            defined local function.
     """
     findings = Findings()
     called: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     for root in roots:
         if root.key is not None and root.key in called:
             raise GraphoptError(
-                f"the local function {root.key[0]}::{root.key[1]} is defined twice", root.view.place, "rename one of them"
+                f"the local function {root.key[0]}::{root.key[1]} is defined twice",
+                root.view.place,
+                "rename one of them",
             )
         walk = _Walk(root, findings)
         walk.graph(root.view)
@@ -123,7 +125,9 @@ class _Walk:
             if name in seen:
                 raise _twice(name, f"initializers of {view.place}")
             seen.add(name)
-            if name not in own or own[name] is not value:  # on an input it is a default, not a second definition
+            if (
+                name not in own or own[name] is not value
+            ):  # on an input it is a default, not a second definition
                 self._declare((name, value), own, hidden, lambda: f"initializer of {view.place}")
         for step in view.steps:
             self._step(step, own, hidden)
@@ -135,7 +139,9 @@ class _Walk:
             self._findings.unsorted.append(
                 GraphoptError(f"tensor '{read.name}' is used before it is produced", read.place(), _SORT)
             )
-        self._open = before + [read for read in self._open if not (read.name in own and own[read.name] is read.value)]
+        self._open = before + [
+            read for read in self._open if not (read.name in own and own[read.name] is read.value)
+        ]
         for name in own:
             del self._visible[name]
         self._visible.update(hidden)
@@ -159,7 +165,9 @@ class _Walk:
                 continue
             if item[0] in visible and item[0] not in own:
                 raise GraphoptError(
-                    f"tensor '{item[0]}' is produced again inside a subgraph of its scope", step.place(), "rename it"
+                    f"tensor '{item[0]}' is produced again inside a subgraph of its scope",
+                    step.place(),
+                    "rename it",
                 )
             self._declare(item, own, hidden, step.place)
 
@@ -174,7 +182,9 @@ class _Walk:
         if name in self._visible:
             hidden[name] = self._visible[name]
             self._findings.shadows.append(
-                GraphoptError(f"tensor '{name}' has the name of a tensor of an outer graph", place(), "rename it")
+                GraphoptError(
+                    f"tensor '{name}' has the name of a tensor of an outer graph", place(), "rename it"
+                )
             )
         own[name] = self._visible[name] = value
 
@@ -187,12 +197,18 @@ class _Walk:
             if name not in own or own[name] is not value:
                 if self._visible.get(name, self) is value:
                     raise GraphoptError(
-                        f"the output '{name}' is a tensor of an outer graph", place, "put an Identity node in between"
+                        f"the output '{name}' is a tensor of an outer graph",
+                        place,
+                        "put an Identity node in between",
                     )
-                raise GraphoptError(f"the output '{name}' is not produced by any node", place, "the model is damaged")
+                raise GraphoptError(
+                    f"the output '{name}' is not produced by any node", place, "the model is damaged"
+                )
             if name in listed:
                 self._findings.repeated.append(
-                    GraphoptError(f"the output '{name}' is listed twice", place, "put an Identity node in between")
+                    GraphoptError(
+                        f"the output '{name}' is listed twice", place, "put an Identity node in between"
+                    )
                 )
             listed.add(name)
 
@@ -210,7 +226,9 @@ _SORT = "the nodes must be sorted topologically"
 
 
 def _twice(name: str | None, place: str) -> GraphoptError:
-    return GraphoptError(f"the name '{name}' is given to two tensors of one graph", place, "the model is damaged")
+    return GraphoptError(
+        f"the name '{name}' is given to two tensors of one graph", place, "the model is damaged"
+    )
 
 
 def _all_reads(step: Step) -> set[str]:
@@ -246,10 +264,16 @@ def _require_acyclic(view: View) -> None:
     trail: dict[int, None] = {}
     while first not in trail:  # backwards along unmet needs: this must come round
         trail[first] = None
-        first = next(p for n in sorted(_all_reads(view.steps[first])) if (p := producer.get(n)) is not None and missing[p])
+        first = next(
+            p
+            for n in sorted(_all_reads(view.steps[first]))
+            if (p := producer.get(n)) is not None and missing[p]
+        )
     ring = list(trail)[list(trail).index(first) :]
     names = " <- ".join(view.steps[index].place() for index in (*ring[:4], ring[0]))
-    raise GraphoptError(f"{view.place} has a cycle", names, "a node cannot need its own result: the model is damaged")
+    raise GraphoptError(
+        f"{view.place} has a cycle", names, "a node cannot need its own result: the model is damaged"
+    )
 
 
 def _require_no_recursion(called: Mapping[tuple[str, str, str], list[tuple[str, str, str]]]) -> None:
@@ -261,13 +285,17 @@ def _require_no_recursion(called: Mapping[tuple[str, str, str], list[tuple[str, 
         stack = [(start, iter(called[start]))]
         while stack:
             key, pending = stack[-1]
-            callee = next((name for name in pending if name in called and entered.get(name) is not False), None)
+            callee = next(
+                (name for name in pending if name in called and entered.get(name) is not False), None
+            )
             if callee is None:
                 entered[key] = False
                 stack.pop()
             elif callee in entered:
                 raise GraphoptError(
-                    "a local function calls itself", f"function {callee[0]}::{callee[1]}", "ONNX forbids recursion"
+                    "a local function calls itself",
+                    f"function {callee[0]}::{callee[1]}",
+                    "ONNX forbids recursion",
                 )
             else:
                 entered[callee] = True

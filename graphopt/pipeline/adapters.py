@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx_ir as ir
 
 from ..events import Site, Sites
+from ..ir import copy_model
 from .context import Context
 from .pass_ import Fidelity, Pass
 
@@ -43,7 +44,7 @@ class _ForeignPass(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for the whole model."""
-        result = self.transformed(model.clone())
+        result = self.transformed(copy_model(model))
         if result is None:
             yield Site("model", "nothing to change")
             return

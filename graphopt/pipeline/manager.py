@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from ..errors import GraphoptError
 from ..events import Event, silent
 from ..execute.verify import Verdict
-from ..ir import check, load
+from ..ir import check, copy_model, load
 from .context import Context
 from .drive import PassFailed
 from .outcome import Outcome, Outcomes
@@ -75,7 +76,7 @@ class _Run:
     def __init__(self, manager: PassManager, model: ir.Model | Path | str, context: Context) -> None:
         self._manager = manager
         self._context = context
-        self._fresh = model.clone if isinstance(model, ir.Model) else _reader(Path(model))
+        self._fresh = partial(copy_model, model) if isinstance(model, ir.Model) else partial(load, Path(model))
         self._exclusions = Exclusions()
         self._proof = Proof(self._fresh, context) if manager.verify != "off" else None
 
@@ -118,7 +119,7 @@ class _Run:
         return (str(verdict) if verdict is not None and not verdict.ok else ""), verdict
 
     def _check_step(self, trial: Trial) -> None:
-        copy = Trial(trial.model.clone(), trial.interface, trial.steps, trial.rounds)
+        copy = Trial(copy_model(trial.model), trial.interface, trial.steps, trial.rounds)
         problem, _ = self._problem(copy)
         if problem:
             raise _Broken(trial, problem)
@@ -185,10 +186,6 @@ class _Broken(Exception):
         super().__init__(problem)
         self.trial = trial
         self.problem = problem
-
-
-def _reader(path: Path) -> Callable[[], ir.Model]:
-    return lambda: load(path)
 
 
 def _first(count: int, is_broken: Callable[[int], bool]) -> int | None:

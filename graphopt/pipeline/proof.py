@@ -13,6 +13,7 @@ from ..execute.feeds import random_feeds
 from ..execute.session import Session
 from ..execute.signature import Feeds
 from ..execute.verify import Verdict, verify
+from ..ir import copy_model
 from .context import Context
 from .pass_ import Fidelity
 
@@ -46,7 +47,7 @@ class Proof:
 
     def _make_feeds(self) -> list[Feeds]:
         if self._context.data is not None:
-            return list(islice(self._context.data, MAX_FEEDS))
+            return list(islice(self._context.data.for_model(self._original), MAX_FEEDS))
         return list(random_feeds(self._original, seed=self._context.seed, count=RANDOM_FEEDS))
 
     def compare(self, result: ir.Model, promise: Fidelity) -> Verdict | None:
@@ -70,7 +71,7 @@ class Proof:
         missing = [value for value in self._original.graph.inputs if value.name not in present]
         if not missing:
             return result
-        copy = result.clone()
+        copy = copy_model(result)
         by_name = {value.name: value for value in copy.graph.inputs}
         copy.graph.inputs.clear()
         copy.graph.inputs.extend(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from graphopt.report.render import render
+from .render import render
 
 __all__ = ["render"]

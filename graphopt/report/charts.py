@@ -1,9 +1,9 @@
 """Small drawings as inline SVG.
 
-Every drawing is as wide as its column: lengths across are percentages, heights and strokes are pixels, so bars
-stretch and nothing else does. Colours come from classes of the style sheet, hence light, dark and print. The
-drawings hold no words but axis labels: the numbers stand beside them as text, and the drawings are hidden from
-screen readers.
+Every drawing is as wide as its column: lengths across are percentages, heights and strokes are pixels, so
+bars stretch and nothing else does. Colours come from classes of the style sheet, hence light, dark and print.
+The drawings hold no words but axis labels: the numbers stand beside them as text, and the drawings are hidden
+from screen readers.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def level(value: float, top: float, ticks: tuple[float, ...], *, good: bool = Tr
 
 def level_axis(top: float, ticks: tuple[float, ...], unit: str) -> Markup:
     """The labels below ``level`` bars."""
-    labels = [
-        _label(tick / top, f"{tick:g}{' ' + unit if tick == ticks[-1] else ''}", "middle") for tick in ticks
-    ]
+    labels = [_label(tick / top, f"{tick:g}", "middle") for tick in ticks[:-1]]
+    labels += [_label(tick / top, f"{tick:g} {unit}", "middle") for tick in ticks[-1:]]
     return _svg(16, _label(0, "0", "start"), *labels)
 
 
@@ -87,7 +86,7 @@ def meter(share: float, falling: bool) -> Markup:
     width, kind = max(share, 0.04), "after" if falling else "gone"
     return _svg(
         5,
-        f'<rect class="{kind}" x="{_percent(1 - width)}" y="0" width="{_percent(width)}" height="5" rx="1.5"/>',
+        f'<rect class="{kind}" x="{_percent(1 - width)}" width="{_percent(width)}" height="5" rx="1.5"/>',
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: thousands separators, KiB and MiB, three digits that matter, a real minus sign.
+"""Numbers as people read them: thousands separators, KiB and MiB, three digits, a real minus sign.
 
 Between a number and its unit stands a no-break space.
 """
@@ -160,7 +160,7 @@ def plural(number: int, one: str, many: str = "") -> str:
 
 
 def clean(value: str) -> str:
-    """A stranger's text made fit for a page: no control characters, no lone surrogates, no changed direction."""
+    """A stranger's text made fit for a page: no control characters, lone surrogates or changed direction."""
     if value.isascii() and value.isprintable():
         return value
     return "".join(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from graphopt.report.reading import Run, SiteLine, Step
+from .reading import Run, SiteLine, Step
 
 LIMIT = 2000
 """Places listed for one reason; the rest is in ``steps.jsonl``. A page of 100 MB helps nobody."""
@@ -76,7 +76,7 @@ class Totals:
 
 def rows(run: Run) -> list[Row]:
     """A row for each step, in the order they ran."""
-    deltas = [_delta(step) for step in run.steps]
+    deltas = [step.delta for step in run.steps]
     top = max((abs(delta) for delta in deltas if delta), default=0)
     found: list[Row] = []
     for index, (step, delta) in enumerate(zip(run.steps, deltas, strict=True), start=1):
@@ -124,12 +124,6 @@ def grouped(sites: Iterable[SiteLine]) -> list[Group]:
         places = tuple((site.where, "" if same else site.text) for site in members[:LIMIT])
         found.append(Group(members[0].text if same else pattern, places, len(members)))
     return sorted(found, key=lambda group: -group.total)
-
-
-def _delta(step: Step) -> int | None:
-    if step.nodes_before is None or step.nodes_after is None:
-        return None
-    return step.nodes_after - step.nodes_before
 
 
 _QUOTED = re.compile(r"'[^']*'")

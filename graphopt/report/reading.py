@@ -1,19 +1,19 @@
-"""Reads a run folder into types that hold whatever is there: what is missing or malformed is None or empty.
+"""A run folder's files, as types that hold whatever is there; what is missing or malformed is None or empty.
 
-A report is wanted most when a run went wrong, so nothing in a run folder's files may stop it: a torn last line
-(the run was killed), a missing file (it never got that far), a number where a text belongs (another tool wrote it).
+A report is wanted most when a run went wrong, so nothing in these files may stop it: a torn last line (the
+run was killed), a missing file (it never got that far), a number where a text belongs (another tool made it).
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from graphopt.errors import GraphoptError
+from ..errors import GraphoptError
+from .values import as_dict, as_list, number, positive, size, text, texts, whole
 
 JSON_FILES = ("run.json", "stats.json", "verify.json")
 LINE_FILES = ("steps.jsonl", "measurements.jsonl")
@@ -31,17 +31,17 @@ class SiteLine:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass's line."""
+    """One pass's line: ``options`` stands in braces after its name, ``delta`` is the change in nodes."""
 
     name: str
     family: str
+    options: str
     round: int | None
     fidelity: str
     changed: int | None
     kept: int | None
     seconds: float | None
-    nodes_before: int | None
-    nodes_after: int | None
+    delta: int | None
     sites: tuple[SiteLine, ...]
     error: str
 
@@ -70,6 +70,7 @@ class Output:
     sqnr_db: float | None
     tolerance: str
     ok: bool | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,12 @@ class Verify:
     """The verdict on the result."""
 
     verdict: str
-    feeds: str
+    feeds: int | None
     outputs: tuple[Output, ...]
+    problems: tuple[str, ...]
+    not_comparable: tuple[str, ...]
+    notes: tuple[str, ...]
+    unverified: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,71 +162,6 @@ def read(folder: Path) -> Run:
     )
 
 
-def number(value: object) -> float | None:
-    """A JSON number, also one written as text ("inf", "-inf", "nan"); anything else is None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    return None
-
-
-def whole(value: object) -> int | None:
-    """A JSON number within 64 bits as an int, or None."""
-    found = number(value)
-    if found is None or not abs(found) < 2**63:
-        return None
-    return value if isinstance(value, int) else int(found)
-
-
-def size(value: object) -> int | None:
-    """A count: a whole number that is not negative, or None."""
-    found = whole(value)
-    return found if found is not None and found >= 0 else None
-
-
-def text(value: object) -> str:
-    """A JSON value as text; None is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_dump(item)}" for key, item in as_dict(value).items() if item is not None)
-    return _dump(value)
-
-
-def _dump(value: object) -> str:
-    try:
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "…"
-
-
-def as_dict(value: object) -> dict[str, Any]:
-    """The value when it is a JSON object, else an empty one."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[Any]:
-    """The value when it is a JSON array, else an empty one."""
-    return cast("list[Any]", value) if isinstance(value, list) else []
-
-
-def _positive(value: object) -> float | None:
-    """A finite number that is not negative, or None."""
-    found = number(value)
-    return found if found is not None and math.isfinite(found) and found >= 0 else None
-
-
 def _text(path: Path, torn: list[str]) -> str | None:
     try:
         return path.read_text("utf-8", "replace")
@@ -270,16 +210,18 @@ def _lines(path: Path, torn: list[str]) -> list[dict[str, Any]]:
 
 def _step(record: dict[str, Any]) -> Step:
     sites = tuple(_sites(record.get("sites")))
+    name, _, options = text(record.get("pass")).partition("{")
+    before, after = size(record.get("nodes_before")), size(record.get("nodes_after"))
     return Step(
-        name=text(record.get("pass")) or "(unnamed)",
+        name=name or "(unnamed)",
         family=text(record.get("family")),
+        options=options.removesuffix("}"),
         round=whole(record.get("round")),
         fidelity=text(record.get("fidelity")).lower(),
         changed=size(record.get("changed")),
         kept=size(record.get("kept")),
-        seconds=_positive(record.get("seconds")),
-        nodes_before=size(record.get("nodes_before")),
-        nodes_after=size(record.get("nodes_after")),
+        seconds=positive(record.get("seconds")),
+        delta=after - before if before is not None and after is not None else whole(record.get("node_delta")),
         sites=sites,
         error=text(record.get("error")),
     )
@@ -312,7 +254,15 @@ def _verify(record: dict[str, Any]) -> Verify:
     feeds = record.get("feeds")
     feeds = len(as_list(feeds)) if isinstance(feeds, list) else feeds
     outputs = tuple(_output(as_dict(item)) for item in as_list(record.get("outputs")))
-    return Verify(verdict=text(record.get("verdict")), feeds=text(feeds), outputs=outputs)
+    return Verify(
+        verdict=text(record.get("verdict")),
+        feeds=size(feeds),
+        outputs=outputs,
+        problems=texts(record.get("problems")),
+        not_comparable=texts(record.get("not_comparable")),
+        notes=texts(record.get("notes")),
+        unverified=text(record.get("why")),
+    )
 
 
 def _output(record: dict[str, Any]) -> Output:
@@ -328,14 +278,18 @@ def _output(record: dict[str, Any]) -> Output:
         sqnr_db=number(record.get("sqnr_db")),
         tolerance=_tolerance(record.get("tolerance")),
         ok=ok if isinstance(ok, bool) else None,
+        reason=text(record.get("reason")),
     )
 
 
 def _tolerance(value: object) -> str:
     """``rtol 1e-4, atol 1e-5``, whether it comes as an object, a number or words."""
     if isinstance(value, dict):
-        parts = [f"{key} {text(item) if isinstance(item, dict) else _tolerance(item)}"
-            for key, item in as_dict(value).items() if item is not None]
+        parts = [
+            f"{key} {text(item) if isinstance(item, dict) else _tolerance(item)}"
+            for key, item in as_dict(value).items()
+            if item is not None
+        ]
         return ", ".join(parts[:4])
     if isinstance(value, (int, float)):
         return f"{value:g}".replace("e-0", "e-").replace("-", "−")
@@ -345,12 +299,12 @@ def _tolerance(value: object) -> str:
 def _measurement(record: dict[str, Any]) -> Measurement:
     return Measurement(
         name=text(record.get("name")) or "(unnamed)",
-        median_ms=_positive(record.get("median_ms")),
-        ratio=_positive(record.get("ratio")),
-        ratio_low=_positive(record.get("ratio_low")),
-        ratio_high=_positive(record.get("ratio_high")),
+        median_ms=positive(record.get("median_ms")),
+        ratio=positive(record.get("ratio")),
+        ratio_low=positive(record.get("ratio_low")),
+        ratio_high=positive(record.get("ratio_high")),
         runs=size(record.get("runs")),
-        load_s=_positive(record.get("load_s")),
+        load_s=positive(record.get("load_s")),
         peak_bytes=size(record.get("peak_bytes")),
         file_bytes=size(record.get("file_bytes")),
         threads=text(record.get("threads")),

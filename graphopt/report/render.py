@@ -1,8 +1,8 @@
 """Makes the page: run folder in, ``report.html`` out, the same bytes for the same files.
 
-The page needs nothing but itself: style, drawings and script are inside, and its content security policy allows
-the one style sheet and the one script by their digests and no connection at all. So even if a hostile name from a
-model slipped through the escaping, a browser would neither run nor fetch it.
+The page needs nothing but itself: style, drawings and script are inside, and its content security policy
+allows the one style sheet and the one script by their digests and no connection at all. So even if a hostile
+name from a model slipped through the escaping, a browser would neither run nor fetch it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from graphopt.flows.run_folder import write_atomically
-from graphopt.report import charts, formats, passes, summary
-from graphopt.report.reading import Output, Run, as_dict, number, read, size, text
+from ..ir.atomic import write_file
+from . import charts, formats, passes, provenance, summary
+from .reading import Output, Run, read
 
 SHOWN_OPERATORS = 24
 """Operators drawn at once; those that came or went are always drawn."""
@@ -65,7 +65,7 @@ def render(run_folder: Path) -> Path:
     """
     folder = Path(run_folder)
     path = folder / "report.html"
-    write_atomically(path, page(read(folder)))
+    write_file(path, page(read(folder)).encode("utf-8", "replace"))
     return path
 
 
@@ -73,10 +73,10 @@ def page(run: Run) -> str:
     """The page of a run, as HTML."""
     rows = passes.rows(run)
     operators = _operators(run)
-    style, script = _source("style.css.jinja"), _source("script.js.jinja")
+    style, script = _source("style.css"), _source("script.js")
     return (
         _environment()
-        .get_template("report.html.jinja")
+        .get_template("report.html.jinja", globals=_SHARED)
         .render(
             run=run,
             model=summary.model_name(run),
@@ -95,16 +95,19 @@ def page(run: Run) -> str:
             outputs=_worst_outputs(run),
             noise_top=NOISE_TOP,
             noise_ticks=NOISE_TICKS,
-            commands=summary.commands(run),
-            machine=_machine(run),
-            versions=_pairs(run.fact("versions")),
-            provenance=_provenance(run),
+            commands=provenance.commands(run),
+            machine=provenance.machine(run),
+            versions=provenance.versions(run),
+            provenance=provenance.origin(run),
             style=Markup(style),
             script=Markup(script),
             style_digest=_digest(style),
             script_digest=_digest(script),
         )
     )
+
+
+_SHARED = {"charts": charts, "change": formats.change, "NOTHING": formats.NOTHING}
 
 
 @cache
@@ -132,8 +135,7 @@ def _environment() -> Environment:
             "plural",
         )
     }
-    environment.filters |= filters | {"toml": _toml, "signed": _signed}
-    environment.globals |= {"charts": charts, "change": formats.change, "NOTHING": formats.NOTHING}
+    environment.filters |= filters | {"toml": _toml, "camel": _camel, "signed": _signed}
     return environment
 
 
@@ -156,8 +158,13 @@ def _signed(value: int | None) -> str:
     return formats.delta(0, value) if value is not None else formats.NOTHING
 
 
+def _camel(name: str) -> Markup:
+    """An operator's name that may break before its capitals."""
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z0-9])(?=[A-Z])", formats.clean(name)))
+
+
 def _toml(source: str) -> Markup:
-    """A recipe with its tables, keys and comments marked, line by line; a comment after a value stays plain."""
+    """A recipe with its tables, keys and comments marked; a comment after a value stays plain."""
     lines: list[Markup] = []
     for line in formats.clean(source).rstrip().split("\n"):
         kind = next((kind for kind, pattern in _TOML if pattern.match(line)), "")
@@ -259,36 +266,3 @@ def _worst_outputs(run: Run) -> list[tuple[Output, float | None]]:
     found = [(output, noise(output)) for output in (run.verify.outputs if run.verify else ())]
     found.sort(key=lambda item: (item[0].ok is not False, -math.inf if item[1] is None else item[1]))
     return found[:SHOWN_OUTPUTS]
-
-
-def _pairs(value: object) -> list[tuple[str, str]]:
-    return [(key, text(item)) for key, item in as_dict(value).items() if item is not None]
-
-
-def _machine(run: Run) -> list[tuple[str, str]]:
-    facts = as_dict(run.fact("machine"))
-    names = {"cpu": "Processor", "cores": "Cores", "memory": "Memory", "os": "System"}
-    shown = (
-        {**facts, "memory": formats.size(size(facts.get("memory")))} if size(facts.get("memory")) else facts
-    )
-    order = [*(key for key in names if key in shown), *(key for key in shown if key not in names)]
-    return [(names.get(key, key), text(shown[key])) for key in order if shown[key] is not None]
-
-
-def _provenance(run: Run) -> list[tuple[str, str, bool]]:
-    """(what, value, whether it is a name or digest to be shown as code)."""
-    took = number(run.fact("seconds"))
-    opsets = [stats.opset for stats in (run.before, run.after) if stats and stats.opset is not None]
-    found = [
-        ("Run", text(run.fact("id")) or run.name, True),
-        ("Started", formats.moment(text(run.fact("created"))), False),
-        ("Took", formats.seconds(took) if took is not None and 0 <= took < 2**63 else "", False),
-        ("Source", text(run.fact("source", "path")), True),
-        ("SHA-256", text(run.fact("source", "sha256")), True),
-        ("File size", formats.size(size(run.fact("source", "bytes"))), False),
-        ("Opset", " → ".join(str(opset) for opset in dict.fromkeys(opsets)), False),
-        ("Target", text(run.fact("target")), True),
-        ("Feeds", text(run.fact("data")), False),
-        ("graphopt", text(run.fact("graphopt")), False),
-    ]
-    return [line for line in found if line[1] and line[1] != formats.NOTHING]

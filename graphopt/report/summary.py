@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 
-from graphopt.report import formats
-from graphopt.report.reading import Measurement, Run, Stats, number, size, text
+from . import formats
+from .reading import Measurement, Run, Stats
+from .values import size, text
 
-GOOD = frozenset(
-    ("same", "exact", "equal", "identical", "equivalent", "close", "within-tolerance", "ok", "pass", "passed")
-)
+EXACT = frozenset(("equal", "exact", "identical"))
+GOOD = EXACT | {"same", "within tolerance", "equivalent", "close", "ok", "pass", "passed"}
 BAD = frozenset(("different", "differs", "differ", "wrong", "mismatch", "fail", "failed", "broken", "error"))
 RESULTS = frozenset(("after", "optimized", "optimised", "result"))
 
@@ -43,32 +43,29 @@ def model_name(run: Run) -> str:
 
 
 def badge(run: Run) -> Badge:
-    """What verification says. One output that is not ok outweighs any word."""
-    if run.verify is None:
-        return Badge("unknown", "Not verified", "The results were not compared.")
+    """What verification says. One output that is not ok, or one problem, outweighs any word."""
     verify = run.verify
-    word = verify.verdict.strip().lower().replace("_", "-").replace(" ", "-")
+    if verify is None:
+        return Badge("unknown", "Not verified", "The results were not compared.")
+    word = verify.verdict.strip().lower().replace("_", " ").replace("-", " ")
     total = len(verify.outputs)
-    feeds = number(verify.feeds)
-    on = f" on {formats.plural(int(feeds), 'feed')}" if feeds and feeds < 2**63 else ""
+    on = f" on {formats.plural(verify.feeds, 'feed')}" if verify.feeds else ""
     failed = sum(output.ok is False for output in verify.outputs)
-    if failed or word in BAD:
-        which = (
-            f"{failed} of {formats.plural(total, 'output')} beyond tolerance"
-            if failed
-            else f"The verdict is “{word}”"
-        )
-        return Badge("bad", "Results differ", f"{which}{on}.")
+    if failed:
+        are = "is" if failed == 1 else "are"
+        detail = f"{failed} of {formats.plural(total, 'output')} {are} beyond tolerance{on}."
+        return Badge("bad", "Results differ", detail)
+    if word in BAD or verify.problems:
+        return Badge("bad", "Results differ", f"The comparison failed{on}.")
     if word in GOOD or (total and all(output.ok for output in verify.outputs)):
-        exact = bool(total) and all(output.max_abs == 0 for output in verify.outputs)
-        which = {0: "The results", 1: "The output", 2: "Both outputs"}.get(total, f"All {formats.count(total)} outputs")
-        verb = "is" if total == 1 else "are"
-        how = "the same bit for bit" if exact or word in ("exact", "identical") else "within tolerance"
-        return Badge("ok", "Exact" if "bit" in how else "Verified", f"{which} {verb} {how}{on}.")
-    label = verify.verdict.replace("-", " ").strip().capitalize() or "Not verified"
-    return Badge(
-        "unknown", label, "The results were not compared." if not total else "No verdict was reached."
-    )
+        exact = word in EXACT or (total > 0 and all(output.max_abs == 0 for output in verify.outputs))
+        all_of = {0: "The results are", 1: "The output is", 2: "Both outputs are"}
+        which = all_of.get(total, f"All {formats.count(total)} outputs are")
+        how = "the same bit for bit" if exact else "within tolerance"
+        return Badge("ok", "Exact" if exact else "Verified", f"{which} {how}{on}.")
+    label = word.capitalize() if word and not verify.unverified else "Not verified"
+    why = f": {verify.unverified}" if verify.unverified else ""
+    return Badge("unknown", label, f"The results were not compared{why}.")
 
 
 def baseline(run: Run) -> Measurement | None:
@@ -93,7 +90,8 @@ def latency(run: Run) -> str:
         return ""
     if found.ratio_low is None or found.ratio_high is None:
         return f"it takes {formats.ratio(found.ratio)} the time it took"
-    shown = f"{formats.ratio(found.ratio)} the time, interval {formats.interval(found.ratio_low, found.ratio_high)}"
+    spread = formats.interval(found.ratio_low, found.ratio_high)
+    shown = f"{formats.ratio(found.ratio)} the time, 95{formats.SPACE}% interval {spread}"
     if found.ratio_low <= 1 <= found.ratio_high:
         return f"no difference in speed could be measured ({shown})"
     if found.ratio > 1:
@@ -126,8 +124,7 @@ def tiles(run: Run) -> list[Tile]:
     return [*made, _accuracy(run)]
 
 
-def _pair(label: str, before: int | None, after: int | None, show: object) -> Tile:
-    assert callable(show)
+def _pair(label: str, before: int | None, after: int | None, show: Callable[[int | None], str]) -> Tile:
     if after is None:
         known = before is not None
         return Tile(
@@ -141,6 +138,8 @@ def _pair(label: str, before: int | None, after: int | None, show: object) -> Ti
 def _accuracy(run: Run) -> Tile:
     outputs = run.verify.outputs if run.verify else ()
     errors = [output.max_abs for output in outputs if output.max_abs is not None]
+    if any(output.ok is False and output.max_abs is None for output in outputs):
+        return Tile("Largest difference", "not finite", "see Outputs")
     if not errors:
         return Tile("Largest difference", "not measured", "", measured=False)
     worst = max(errors, key=lambda error: float("inf") if error != error else error)
@@ -178,38 +177,16 @@ def notes(run: Run) -> list[str]:
     elif "finished" in run.facts and run.fact("finished") is None:
         found.append("The run did not finish: this page shows what it had written by then.")
     if not run.facts:
-        found.append("run.json is missing: command, machine and versions are unknown.")
-    return found + [
-        f"{note[:1].upper()}{note[1:]}."
-        for note in run.torn
-        if not (note.startswith("run.json") and not run.facts)
-    ]
-
-
-def commands(run: Run) -> list[tuple[str, str]]:
-    """How to do it again: (what the command does, the command)."""
-    command = text(run.fact("command"))
-    if isinstance(run.fact("command"), list):
-        command = shlex.join(text(word) for word in run.facts["command"])
-    if not command:
-        return []
-    command = command if command.startswith("graphopt ") else f"graphopt {command}"
-    found = [("As it was run", command)]
-    source = text(run.fact("source", "path"))
-    if run.recipe and source and command.startswith("graphopt optimize"):
-        name = text(run.fact("id")) or run.name
-        words = [
-            "graphopt",
-            "optimize",
-            source,
-            "-o",
-            "model.opt.onnx",
-            "--recipe",
-            f"runs/{name}/recipe.toml",
+        found.append("there is no readable run.json: command, machine and versions are unknown")
+    if run.verify is not None:
+        verify = run.verify
+        found += [
+            f"“{name}” gives another result in each run of the same model, so it was not compared"
+            for name in verify.not_comparable
         ]
-        for option in ("target", "data"):
-            value = text(run.fact(option))
-            if value:
-                words += [f"--{option}", value]
-        found.append(("With the recipe of this folder, whatever the defaults are by then", shlex.join(words)))
-    return found
+        found += verify.notes
+    return [_sentence(note) for note in (*found, *run.torn)]
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:].removesuffix('.')}."

@@ -28,8 +28,8 @@ class Condition:
 
     Attributes:
         test: gives a reason why not, or None.
-        names: the variables it is about; it is asked as soon as these are caught, which keeps the search short.
-            Empty: asked once the whole pattern fits.
+        names: the variables it is about; it is asked as soon as these are caught, which keeps the search
+            short. Empty: asked once the whole pattern fits.
         sample: for the fuzz test, constants that fulfil it, by variable.
     """
 
@@ -38,7 +38,7 @@ class Condition:
     sample: Mapping[str, Any] = field(default_factory=dict)
 
     def objection(self, match: Match) -> str | None:
-        """Why the match must not be rewritten, or None. Nothing is asked of an optional operand that is left out."""
+        """Why the match must not be rewritten, or None; holds for an optional operand that is left out."""
         if any(match.values.get(name, match) is None for name in self.names):
             return None
         try:
@@ -81,7 +81,7 @@ def near(name: str, number: float, rtol: float = NEAR) -> Condition:
         if tensor is None or found is None:
             return f"{name} is not a constant" if tensor is None else f"{name} has more than one element"
         if not isinstance(found, (int, float)) or not is_near(found, number, tensor.dtype, rtol):
-            return f"{name} is {found}, not {number:.7g}"
+            return f"{name} is {found:.7g}, not {number:.7g}"
         return shape_objection(value, *match.places[name])
 
     return Condition(test, (name,), {name: number})
@@ -96,7 +96,7 @@ def constant(*names: str) -> Condition:
                 return f"{name} is not a constant"
         return None
 
-    return Condition(test, names, {name: None for name in names})
+    return Condition(test, names, dict.fromkeys(names))
 
 
 def scalar(name: str) -> Condition:

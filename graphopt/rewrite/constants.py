@@ -23,7 +23,7 @@ _EPSILON = {
 
 
 def is_near(found: float, wanted: float, dtype: ir.DataType, rtol: float = NEAR) -> bool:
-    """True when a number of an element type is the wanted one: integers exactly, floats up to ``rtol`` or rounding."""
+    """True for the wanted number: integers exactly, floats up to ``rtol`` or the rounding of their type."""
     if dtype not in _EPSILON:
         return not isinstance(found, complex) and found == wanted
     if np.isinf(wanted) or wanted == 0:
@@ -34,10 +34,17 @@ def is_near(found: float, wanted: float, dtype: ir.DataType, rtol: float = NEAR)
 def is_vector(value: ir.Value | None, wanted: Sequence[int | float]) -> bool:
     """True for a constant of rank 1 with these elements."""
     tensor = facts.constant(value)
-    if tensor is None or tensor.shape.rank() != 1 or tensor.size != len(wanted) or tensor.dtype == ir.DataType.STRING:
+    if (
+        tensor is None
+        or tensor.shape.rank() != 1
+        or tensor.size != len(wanted)
+        or tensor.dtype == ir.DataType.STRING
+    ):
         return False
     elements = tensor.numpy().tolist()
-    return all(is_near(element, number, tensor.dtype) for element, number in zip(elements, wanted, strict=True))
+    return all(
+        is_near(element, number, tensor.dtype) for element, number in zip(elements, wanted, strict=True)
+    )
 
 
 def shape_objection(value: ir.Value, node: ir.Node, position: int) -> str | None:
@@ -49,13 +56,19 @@ def shape_objection(value: ir.Value, node: ir.Node, position: int) -> str | None
     own = facts.rank(value)
     if not own:
         return None
-    name = f"the constant {facts.scalar(value)} has rank {own}"
+    name = f"the constant {facts.scalar(value):.7g} has rank {own}"
     if node.domain == "" and node.op_type in BROADCASTING:
-        ranks = [facts.rank(other) for index, other in enumerate(node.inputs) if index != position and other is not None]
+        ranks = [
+            facts.rank(other)
+            for index, other in enumerate(node.inputs)
+            if index != position and other is not None
+        ]
         known = [rank for rank in ranks if rank is not None]
         if known and max(known) >= own:
             return None
-        return f"{name}, and the other operand " + ("has fewer dimensions" if len(known) == len(ranks) else "may have fewer")
+        return f"{name}, and the other operand " + (
+            "has fewer dimensions" if len(known) == len(ranks) else "may have fewer"
+        )
     if node.domain == "" and node.op_type == "Clip":
         return None
     return name

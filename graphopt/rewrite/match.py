@@ -172,7 +172,7 @@ class Match:
         return found
 
     def attrs(self, rest: str) -> Mapping[str, ir.Attr]:
-        """The attributes that ``**rest`` has caught: those of the node that the pattern does not spell out."""
+        """The attributes that ``**rest`` has caught: those that the pattern does not spell out."""
         node = self.bound.get(self.pattern.rests[rest])
         if node is None:
             return {}

@@ -1,9 +1,10 @@
 """Matching one pattern at one node, by backtracking over the few choices there are.
 
-A match is searched from a root downwards: an operand either decides at once (a number, a value seen before, an
-operator) or is a variable. Choices are: the order of the operands of a commutative operator, and whether an operator
-that may be missing is there. Conditions are asked as soon as their variables are caught, so a wrong order
-ends early. The steps of one search are limited, so a search takes constant time whatever the graph is.
+A match is searched from a root downwards: an operand either decides at once (a number, a value seen before,
+an operator) or is a variable. Choices are: the order of the operands of a commutative operator, and whether
+an operator that may be missing is there. Conditions are asked as soon as their variables are caught, so a
+wrong order ends early. The steps of one search are limited, so a search takes constant time whatever the
+graph is.
 
 When no match is found but a condition said no on the way, a second search without conditions tells whether
 the structure was there at all; only then is the refusal worth reporting, with the reason of the closest try.
@@ -60,7 +61,12 @@ class Matcher:
     """
 
     def __init__(
-        self, pattern: Pattern, conditions: Sequence[Condition], kept: frozenset[int], anchor: int, shared: bool
+        self,
+        pattern: Pattern,
+        conditions: Sequence[Condition],
+        kept: frozenset[int],
+        anchor: int,
+        shared: bool,
     ) -> None:
         self.pattern = pattern
         self.kept = kept
@@ -82,7 +88,11 @@ class Matcher:
         self.public = frozenset((item.node, item.index) for item in pattern.outputs.values())
 
     def _nearest_root(self) -> tuple[int, tuple[Step, ...]]:
-        roots = [(len(way), root, way) for root in self.pattern.roots if (way := self._way(self.anchor, root)) is not None]
+        roots = [
+            (len(way), root, way)
+            for root in self.pattern.roots
+            if (way := self._way(self.anchor, root)) is not None
+        ]
         _, root, way = min(roots)
         return root, way
 
@@ -102,7 +112,10 @@ class Matcher:
     def anchors(self, node: ir.Node) -> Iterator[ir.Node]:
         """The nodes that could be the anchor of a match that contains a node."""
         for pattern_node in self.pattern.nodes:
-            if fits(pattern_node, node, node.graph) and (way := self.ways.get(pattern_node.index)) is not None:
+            if (
+                fits(pattern_node, node, node.graph)
+                and (way := self.ways.get(pattern_node.index)) is not None
+            ):
                 yield from walk(self.pattern, way, pattern_node.index, node)
 
     def at(self, anchor: ir.Node, body: Body) -> Iterator[Search]:
@@ -195,7 +208,11 @@ class Search:
         first = self._state.bound[self.matcher.root]
         taken = {self._state.bound.get(index) for index in self.pattern.roots}
         for node in dict.fromkeys(walk(self.pattern, self.matcher.joins[root], self.matcher.root, first)):
-            if node not in taken and node.graph is self.graph and self._catch(self.pattern.nodes[root], node, rest):
+            if (
+                node not in taken
+                and node.graph is self.graph
+                and self._catch(self.pattern.nodes[root], node, rest)
+            ):
                 return True
         return False
 
@@ -222,7 +239,9 @@ class Search:
         self._set(state.values, term.name, value)
         self._set(state.places, term.name, (user, position))
         for condition in self.matcher.early.get(term.name, ()):
-            if all(name in state.values for name in condition.names) and not self._doubt(condition.objection(state)):
+            if all(name in state.values for name in condition.names) and not self._doubt(
+                condition.objection(state)
+            ):
                 return False
         return True
 
@@ -239,7 +258,9 @@ class Search:
         state = self._state
         target = self.pattern.nodes[term.node]
         if (bound := state.bound.get(term.node)) is not None:
-            return term.index < len(bound.outputs) and bound.outputs[term.index] is value and self._solve(rest)
+            return (
+                term.index < len(bound.outputs) and bound.outputs[term.index] is value and self._solve(rest)
+            )
         if (passed := state.skipped.get(term.node)) is not None:
             return passed is value and self._solve(rest)
         producer = value.producer()
@@ -326,7 +347,9 @@ class Search:
         if target.call.rest is None:
             spelled = {name for name, _ in target.call.attributes}
             for name, found in node.attributes.items():
-                if name not in spelled and (found.is_ref() or name not in usual or found.value != usual[name].value):
+                if name not in spelled and (
+                    found.is_ref() or name not in usual or found.value != usual[name].value
+                ):
                     return False
         return True
 
@@ -354,7 +377,9 @@ class Search:
                     return False
             return self._doubt(self._escape())
         reasons = [*self._notes]
-        reasons += [reason for item in self.matcher.late if (reason := item.objection(self._state)) is not None]
+        reasons += [
+            reason for item in self.matcher.late if (reason := item.objection(self._state)) is not None
+        ]
         if (reason := self._escape()) is not None:
             reasons.append(reason)
         if reasons and (self._best is None or len(reasons) < self._best[0]):

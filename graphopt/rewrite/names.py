@@ -8,7 +8,8 @@ from graphopt.ir.walk import Body
 class Names:
     """The names in use in a body. Collecting them is linear; a new one takes constant time.
 
-    A name is unique in the whole body, which is stricter than ONNX asks for (a graph and the graphs around it).
+    A name is unique in the whole body, which is stricter than ONNX asks for (a graph and the graphs around
+    it).
     """
 
     def __init__(self, body: Body) -> None:

@@ -20,8 +20,9 @@ _Label: TypeAlias = tuple[float, ...]
 class Order:
     """Labels that compare like the places of the nodes of one body.
 
-    A node's label is its number followed by infinity. Nodes that are inserted in front of it get its number, a
-    running one, and infinity: all of these sort behind its predecessor, in front of it, and one after the other.
+    A node's label is its number followed by infinity. Nodes that are inserted in front of it get its number,
+    a running one, and infinity: all of these sort behind its predecessor, in front of it, and one after the
+    other.
     """
 
     def __init__(self, body: Body) -> None:
@@ -34,9 +35,10 @@ class Order:
                 for inner in subgraphs(node):
                     self._owners[inner] = node
 
-    def label(self, node: ir.Node) -> _Label:
-        """What to compare; labels of different graphs have nothing to do with each other."""
-        return (*self._labels[node], math.inf)
+    def is_before(self, first: ir.Node, second: ir.Node) -> bool:
+        """True when the first of two nodes of one graph is known to stand in front of the second."""
+        left, right = self._labels.get(first), self._labels.get(second)
+        return left is not None and right is not None and (*left, math.inf) < (*right, math.inf)
 
     def at(self, node: ir.Node, graph: ir.Graph | None) -> ir.Node | None:
         """The node of a graph that a node is, or is inside of; None when it is outside of the graph."""
@@ -51,8 +53,8 @@ class Order:
         Args:
             new: the nodes, in their order.
             before: the node behind them.
-            takes_over: true when that node is about to be removed: the last new one then inherits its label, which
-                keeps labels short when a place is rewritten again and again.
+            takes_over: true when that node is about to be removed: the last new one then inherits its label,
+                which keeps labels short when a place is rewritten again and again.
         """
         base = self._labels[before]
         count = self._inserted.get(base, 0)

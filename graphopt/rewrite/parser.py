@@ -79,11 +79,11 @@ class _Parser:
             if self.token.kind != "end" and not self.accept(";"):
                 raise self.unexpected("an operand, ';' or the end")
         if not statements:
-            raise self.error("the text is empty", "write an operator, as in \"Relu(x)\"")
+            raise self.error("the text is empty", 'write an operator, as in "Relu(x)"')
         for statement in statements[:-1]:
             if not statement.targets:
                 message = "only the last statement may be without a name"
-                raise syntax_error(self.text, statement.position, message, "write \"y = ...\"")
+                raise syntax_error(self.text, statement.position, message, 'write "y = ..."')
         return Program(self.text, tuple(statements))
 
     def statement(self) -> Statement:
@@ -99,7 +99,9 @@ class _Parser:
             targets = []
         for target in targets:
             if target[0].isupper():
-                raise syntax_error(self.text, position, f"'{target}' is a name for an operator", "values are lower-case")
+                raise syntax_error(
+                    self.text, position, f"'{target}' is a name for an operator", "values are lower-case"
+                )
         return Statement(tuple(targets), self.term(), position)
 
     # terms
@@ -124,7 +126,7 @@ class _Parser:
         if self.accept("?"):
             return Variable(token.text, optional=True)
         if self.token.text in ("(", "{", "|", "@"):
-            hint = "operators begin with a capital, or have a domain: \"my.domain::lower_case(x)\""
+            hint = 'operators begin with a capital, or have a domain: "my.domain::lower_case(x)"'
             raise self.error(f"'{token.text}' is a name for a value, not for an operator", hint, token)
         return Variable(token.text)
 
@@ -159,7 +161,9 @@ class _Parser:
                     raise self.unexpected("',' or ')'")
                 self.take()
         if skippable and not inputs:
-            raise syntax_error(self.text, position, "an operator that may be missing needs an operand to stand for it")
+            raise syntax_error(
+                self.text, position, "an operator that may be missing needs an operand to stand for it"
+            )
         return Operator(tuple(choices), tuple(inputs), attributes, rest, skippable, label, position)
 
     def choice(self) -> Choice:
@@ -203,7 +207,9 @@ class _Parser:
         name = self.name("a value of the attribute")
         if name.isupper() and len(name) > 1:
             if name not in ir.DataType.__members__:
-                raise self.error(f"'{name}' is no element type", "as in onnx.TensorProto: FLOAT, INT64, ...", token)
+                raise self.error(
+                    f"'{name}' is no element type", "as in onnx.TensorProto: FLOAT, INT64, ...", token
+                )
             return int(ir.DataType[name])
         return AttributeVariable(name, optional=self.accept("?"))
 

@@ -85,7 +85,7 @@ def fits(pattern_node: PatternNode, node: ir.Node, graph: ir.Graph | None) -> bo
 
 
 def walk(pattern: Pattern, way: tuple[Step, ...], start: int, node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes at the end of a way that begins at a node; an operator that may be missing is also walked past."""
+    """The nodes at the end of a way that begins at a node, also past operators that may be missing."""
     return islice(_walk(pattern, way, pattern.nodes[start], node, None), FANOUT)
 
 

@@ -11,7 +11,18 @@ from graphopt.errors import GraphoptError
 from .lexer import syntax_error
 from .parser import parse
 from .schema import objection
-from .syntax import Absent, AttributeVariable, Choice, Number, Operator, Program, Statement, Term, Variable, Vector
+from .syntax import (
+    Absent,
+    AttributeVariable,
+    Choice,
+    Number,
+    Operator,
+    Program,
+    Statement,
+    Term,
+    Variable,
+    Vector,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ class _Compiler:
 
     def statement(self, statement: Statement) -> None:
         if not isinstance(statement.term, Operator):
-            raise self.error(statement.position, "a pattern is made of operators", "as in \"y = Relu(x)\"")
+            raise self.error(statement.position, "a pattern is made of operators", 'as in "y = Relu(x)"')
         targets = tuple(None if name == "_" else name for name in statement.targets) or (None,)
         index = self.operator(statement.term, targets)
         for position, name in enumerate(targets):
@@ -190,12 +201,18 @@ class _Compiler:
         else:
             for name in wanted:
                 if name not in self.names:
-                    raise GraphoptError(f"the output '{name}' is no name of the pattern", f"pattern \"{self.program.text}\"")
+                    raise GraphoptError(
+                        f"the output '{name}' is no name of the pattern", f'pattern "{self.program.text}"'
+                    )
             found = {name: self.names[name] for name in wanted}
         for root in roots:
             if not any(item.node == root for item in found.values()):
                 call = self.nodes[root].call
-                raise self.error(call.position, "nothing uses this operator, so it must have a name among the outputs")
+                raise self.error(
+                    call.position, "nothing uses this operator, so it must have a name among the outputs"
+                )
             if self.nodes[root].call.skippable:
-                raise self.error(self.nodes[root].call.position, "the last operator cannot be one that may be missing")
+                raise self.error(
+                    self.nodes[root].call.position, "the last operator cannot be one that may be missing"
+                )
         return found

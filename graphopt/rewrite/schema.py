@@ -1,4 +1,4 @@
-"""What ONNX says about operators: defaults of attributes, and in which operator-set version a call is legal."""
+"""What ONNX says about operators: defaults of attributes, types, and when a call is legal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import onnx_ir as ir
 from .syntax import Absent, Operator, Variable
 
 COMMUTATIVE = frozenset(
-    ("Add", "Mul", "And", "Or", "Xor", "Max", "Min", "Sum", "Mean", "Equal")
-    + ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+    "Add Mul And Or Xor Max Min Sum Mean Equal BitwiseAnd BitwiseOr BitwiseXor".split()
 )
 """Standard operators whose operands may be exchanged."""
 
 BROADCASTING = COMMUTATIVE | frozenset(
-    ("Sub", "Div", "Pow", "Mod", "PRelu", "Where", "BitShift")
-    + ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    "Sub Div Pow Mod PRelu Where BitShift Greater GreaterOrEqual Less LessOrEqual".split()
 )
 """Standard operators whose result has the shape of all operands broadcast together."""
 
@@ -107,7 +105,14 @@ def allowed_types(domain: str, op_type: str, version: int, letter: str) -> froze
     found = schema(domain, op_type, version)
     names = [letter]
     if found is not None:
-        names = next((list(item.allowed_type_strs) for item in found.type_constraints if item.type_param_str == letter), names)
+        names = next(
+            (
+                list(item.allowed_type_strs)
+                for item in found.type_constraints
+                if item.type_param_str == letter
+            ),
+            names,
+        )
     return frozenset(kind for name in names if (kind := _data_type(name)) is not None)
 
 
@@ -120,7 +125,14 @@ def _data_type(name: str) -> ir.DataType | None:
 
 @cache
 def legal(
-    domain: str, op_type: str, version: int, attributes: frozenset[str], rest: bool, fewest: int, most: int, outputs: int
+    domain: str,
+    op_type: str,
+    version: int,
+    attributes: frozenset[str],
+    rest: bool,
+    fewest: int,
+    most: int,
+    outputs: int,
 ) -> bool:
     """True when a call may be written in an operator-set version; operators of foreign domains always may.
 
@@ -153,7 +165,11 @@ def call_is_legal(operator: Operator, choice: tuple[str, str], version: int, out
     while most and isinstance(operator.inputs[most - 1], Absent):
         most -= 1
     fewest = most
-    while fewest and isinstance(last := operator.inputs[fewest - 1], Variable) and (last.optional or last.variadic):
+    while (
+        fewest
+        and isinstance(last := operator.inputs[fewest - 1], Variable)
+        and (last.optional or last.variadic)
+    ):
         fewest -= 1
     if operator.inputs and isinstance(last := operator.inputs[-1], Variable) and last.variadic:
         most = 1 << 30
@@ -175,10 +191,21 @@ def objection(operator: Operator, outputs: int) -> tuple[str, str] | None:
         given = {name for name, _ in operator.attributes}
         known = {name for item in versions for name in item.attributes}
         if given - known:
-            return f"'{op_type}' has no attribute '{min(given - known)}'", f"it has: {', '.join(sorted(known)) or 'none'}"
+            return (
+                f"'{op_type}' has no attribute '{min(given - known)}'",
+                f"it has: {', '.join(sorted(known)) or 'none'}",
+            )
         newest = max(versions, key=lambda item: item.since_version)
-        missing = sorted(name for name, item in newest.attributes.items() if item.required and name not in given)
+        missing = sorted(
+            name for name, item in newest.attributes.items() if item.required and name not in given
+        )
         if missing and operator.rest is None:
-            return f"'{op_type}' needs the attribute '{missing[0]}'", f"write {op_type}{{{missing[0]}=...}} or {op_type}{{**a}}"
-        return f"'{op_type}' cannot be called like this", f"it has {newest.min_input} to {newest.max_input} operands"
+            return (
+                f"'{op_type}' needs the attribute '{missing[0]}'",
+                f"write {op_type}{{{missing[0]}=...}} or {op_type}{{**a}}",
+            )
+        return (
+            f"'{op_type}' cannot be called like this",
+            f"it has {newest.min_input} to {newest.max_input} operands",
+        )
     return None

@@ -1,4 +1,5 @@
-"""The syntax tree of the pattern language: what a pattern or a replacement says, before it is given a meaning.
+"""The syntax tree of the pattern language: what a pattern or a replacement says, before it is given a
+meaning.
 
 ::
 
@@ -67,8 +68,8 @@ class Operator:
         choices: the operators it may be; empty for ``@label(...)``, which repeats what a label has caught.
         inputs: its operands.
         attributes: the attributes that are spelled out.
-        rest: the name that catches all other attributes (``**a``), ``_`` for "whatever they are", or None when
-            all others must have their default.
+        rest: the name that catches all other attributes (``**a``), ``_`` for "whatever they are", or None
+            when all others must have their default.
         skippable: ``Cast?(x)`` is also ``x``.
         label: the name that catches which choice it was.
         position: the offset in the text, for messages.
@@ -88,7 +89,7 @@ Term: TypeAlias = Variable | Absent | Number | Vector | Operator
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """``a, b = term``; without targets the statement is the program's result. A target ``_`` is a nameless output."""
+    """``a, b = term``; without targets the statement is the program's result; ``_`` is a nameless output."""
 
     targets: tuple[str, ...]
     term: Term

@@ -22,7 +22,8 @@ from .types import result_type
 class Tape:
     """Records new nodes in the order in which they will stand in the graph, before the root of the match.
 
-    New values get names after the one they stand for, and element types as far as these follow from the operands.
+    New values get names after the one they stand for, and element types as far as these follow from the
+    operands.
 
     Attributes:
         nodes: what was written so far.
@@ -36,8 +37,8 @@ class Tape:
         self._names = names
         self._body: Body = match.body
         self._hint = next((value.name for value in match.root.outputs if value.name), None) or "value"
-        # A local function has no initialisers; before IR version 4 each had to be a graph input, which callers
-        # can override.
+        # A local function has no initialisers; before IR version 4 each had to be a graph input, which
+        # callers can override.
         self._inline = self._body.function is not None or ir_version < 4
 
     def op(
@@ -80,7 +81,9 @@ class Tape:
         count = len(operands)
         if not legal(domain, op_type, version, frozenset(given), False, count, count, outputs):
             known = schema(domain, op_type, version)
-            since = "it does not exist there" if known is None else "its operands or attributes are others there"
+            since = (
+                "it does not exist there" if known is None else "its operands or attributes are others there"
+            )
             raise GraphoptError(
                 f"a rule writes {op_type} in a way that opset {version} does not have: {since}",
                 where(self._root),
@@ -118,12 +121,16 @@ class Tape:
         """
         dtype = None if like is None else like.dtype
         if isinstance(elements, np.ndarray):
-            tensor: ir.TensorProtocol = ir.tensor(elements if dtype is None else elements.astype(dtype.numpy()))
+            tensor: ir.TensorProtocol = ir.tensor(
+                elements if dtype is None else elements.astype(dtype.numpy())
+            )
         elif isinstance(elements, ir.TensorProtocol):
             tensor = elements
         else:
             plain = np.asarray(elements)
-            kind = dtype.numpy() if dtype is not None else np.float32 if plain.dtype.kind == "f" else plain.dtype
+            kind = (
+                dtype.numpy() if dtype is not None else np.float32 if plain.dtype.kind == "f" else plain.dtype
+            )
             tensor = ir.tensor(plain.astype(kind))
         name = self._names.fresh(f"{self._hint}_{hint}")
         if not self._inline:

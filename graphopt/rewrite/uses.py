@@ -1,7 +1,7 @@
 """Questions about the users of a value that take constant time, however many users there are.
 
-``onnx_ir.Value.uses()`` copies all of them into a tuple. A value with 10,000 users that is asked about by each
-of them would cost 10^8 steps, so these functions look at the dictionary behind it.
+``onnx_ir.Value.uses()`` copies all of them into a tuple. A value with 10,000 users that is asked about by
+each of them would cost 10^8 steps, so these functions look at the dictionary behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import cast
 import onnx_ir as ir
 
 FANOUT = 32
-"""How many users of one value are looked at. A value that more nodes share is no inner value of any pattern."""
+"""How many users of one value are looked at. A value with more is no inner value of any pattern."""
 
 
 def _uses(value: ir.Value) -> Collection[tuple[ir.Node, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import pi, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -40,7 +40,7 @@ def activate(g: Sketch, x: ir.Value, kind: Activation) -> ir.Value:
 
 def layer_norm(g: Sketch, x: ir.Value, size: int) -> ir.Value:
     """LayerNormalization over the last axis, decomposed as exporters below opset 17 write it."""
-    axes: dict[str, object] = {"axes": [-1]} if g.opset < 18 else {}
+    axes: dict[str, Any] = {"axes": [-1]} if g.opset < 18 else {}
     given = [] if g.opset < 18 else [g.ints(-1)]
     centred = g.op("Sub", x, g.op("ReduceMean", x, *given, keepdims=1, **axes))
     variance = g.op("ReduceMean", g.op("Pow", centred, g.scalar(2.0)), *given, keepdims=1, **axes)
@@ -51,7 +51,7 @@ def layer_norm(g: Sketch, x: ir.Value, size: int) -> ir.Value:
 
 def rms_norm(g: Sketch, x: ir.Value, size: int) -> ir.Value:
     """RMSNorm as Llama's exporters write it: ``scale * (x * (1 / sqrt(mean(x^2) + eps)))``."""
-    axes: dict[str, object] = {"axes": [-1]} if g.opset < 18 else {}
+    axes: dict[str, Any] = {"axes": [-1]} if g.opset < 18 else {}
     given = [] if g.opset < 18 else [g.ints(-1)]
     mean = g.op("ReduceMean", g.op("Pow", x, g.scalar(2.0)), *given, keepdims=1, **axes)
     inverse = g.op("Reciprocal", g.op("Sqrt", g.op("Add", mean, g.scalar(1e-6))))

@@ -76,7 +76,9 @@ class Sketch:
         """Adds an initialiser that holds ``array``."""
         name = name or self._fresh(hint)
         tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
         self.initializers.append(value)
         return value
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.execute.session import Session
-from graphopt.ir import Body, constant
+from graphopt.ir import Body, constant, detached
 
 
 def evaluate(body: Body, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> dict[ir.Value, np.ndarray]:
@@ -59,7 +59,7 @@ def _run(body: Body, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> di
             if value is not None and value not in copies:
                 tensor = constant(value)
                 assert tensor is not None, f"'{value.name}' is no constant"
-                copy = ir.Value(name=f"c{len(copies)}", const_value=_unnamed(tensor), type=ir.TensorType(tensor.dtype))
+                copy = ir.Value(name=f"c{len(copies)}", const_value=detached(tensor), type=ir.TensorType(tensor.dtype))
                 copies[value] = copy
                 initializers.append(copy)
         twin = ir.Node(
@@ -80,10 +80,3 @@ def _run(body: Body, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value]) -> di
     )
     results = Session(ir.Model(graph, ir_version=10), optimized=False).run({})
     return {value: np.asarray(results[str(copies[value].name)]) for value in wanted}
-
-
-def _unnamed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """The same data under no name: a tensor takes on the name of the value that holds it."""
-    if isinstance(tensor, ir.StringTensor):
-        return ir.StringTensor(tensor.string_data(), shape=ir.Shape(tensor.shape))
-    return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape))

@@ -37,6 +37,7 @@ from ._constant_graph import evaluate
 
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _SIZED_BY_DATA = ("NonZero", "Unique", "Compress", "Where", "StringSplit", "NonMaxSuppression", "TopK")
+_STRING_BYTES = 16  # an estimate: the length of a string is not known before it is made
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,10 @@ def _bytes(value: ir.Value | None) -> int | None:
     if value is None or value.name == "":
         return 0
     tensor = constant(value)
-    if tensor is not None:
+    if tensor is not None and tensor.dtype is not ir.DataType.STRING:
         return tensor.nbytes
     shape = static_dims(value)
     if shape is None or value.dtype is None:
         return None
-    return math.ceil(math.prod(shape) * value.dtype.itemsize)
+    item = _STRING_BYTES if value.dtype is ir.DataType.STRING else value.dtype.itemsize
+    return math.ceil(math.prod(shape) * item)

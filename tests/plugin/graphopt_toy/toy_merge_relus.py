@@ -35,4 +35,5 @@ class ToyMergeRelus(Pass):
             elif merged == self.longest:
                 yield Site(where(node), f"{self.longest} have been merged")
             else:
-                merged += yield Site(where(node), "its input is a Relu", partial(replace, node.outputs[0], value))
+                edit = partial(replace, node.outputs[0], value)
+                merged += yield Site(where(node), "its input is a Relu", edit)

@@ -1,0 +1,139 @@
+"""The main job: a model in, a proven and smaller model out, with the account of every decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..calibrate.data import CalibrationData
+from ..errors import GraphoptError
+from ..events import Events, silent
+from ..ir import history, load, save
+from ..pipeline import Context, Outcomes, PassManager, Recipe
+from ..pipeline.manager import Verify
+from ..target import Target, find_target
+from .preflight import preflight
+from .stats import ModelStats, stats
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What came of an optimisation.
+
+    Attributes:
+        model: the optimised model; its weights may still be mapped from the source's files.
+        recipe: what was run.
+        target: for which place.
+        outcomes: every pass's account, and the verdict.
+        before, after: node, operator, parameter and byte counts.
+    """
+
+    model: ir.Model
+    recipe: Recipe
+    target: Target
+    outcomes: Outcomes
+    before: ModelStats
+    after: ModelStats
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``result`` event of ``graphopt optimize --json``."""
+        verdict = self.outcomes.verdict
+        return {
+            "recipe": str(self.recipe),
+            "target": self.target.name,
+            "rounds": self.outcomes.rounds,
+            "changed": self.outcomes.changed,
+            "before": self.before.as_json(),
+            "after": self.after.as_json(),
+            "verify": verdict.as_json()
+            if verdict is not None
+            else {"verdict": "not verified", "why": self.outcomes.unverified},
+            "left_out": [
+                {"pass": step.name, "sites": step.left_out, "error": step.failed}
+                for step in self.outcomes
+                if step.left_out or step.failed
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with a model.
+
+    Attributes:
+        recipe: recipe text, the path of a ``.toml`` file, or None for the target's own pipeline.
+        target: a target's name.
+        data: feeds to verify on; random ones without.
+        verify: see ``PassManager``.
+        strict: fail instead of doing without a pass that fails.
+        seed: of the random feeds.
+        isolate: try the model in a child process first, so that one that kills the runtime is an error, not a crash.
+        events: hears what happens.
+    """
+
+    recipe: str | None = None
+    target: str = "onnx"
+    data: CalibrationData | None = None
+    verify: Verify = "end"
+    strict: bool = False
+    seed: int = 0
+    isolate: bool = True
+    events: Events = field(default=silent, repr=False)
+
+
+def optimize(
+    source: Path | str | ir.Model, output: Path | str | None = None, request: Request | None = None
+) -> Optimized:
+    """Optimise a model, prove the result, and write it.
+
+    Args:
+        source: the path of a model, or a model in memory; neither is touched.
+        output: where to write the result; None writes nothing (a dry run).
+        request: recipe, target, data and so on; the target's pipeline with plain defaults without.
+
+    Returns:
+        the result with the account of every decision.
+
+    Raises:
+        GraphoptError: the model is invalid or kills the runtime, the recipe names what does not exist, the data do not
+            fit, or the output cannot be written. Nothing is written then.
+    """
+    request = request or Request()
+    target = find_target(request.target)
+    recipe = Recipe.read(request.recipe if request.recipe is not None else target.recipe)
+    if output is not None:
+        refuse_unwritable(Path(output))
+    original = source if isinstance(source, ir.Model) else load(source)
+    before = stats(original)
+    data = request.data.for_model(original) if request.data is not None else None
+    if request.isolate and not isinstance(source, ir.Model):
+        preflight(Path(source), run=request.verify != "off", data=data, seed=request.seed)
+    context = Context(target=target, data=data, seed=request.seed, events=request.events)
+    manager = PassManager(recipe, verify=request.verify, strict=request.strict)
+    model, outcomes = manager.run(original if isinstance(source, ir.Model) else Path(source), context)
+    if outcomes.changed:
+        history.record(model, f"optimize --target {target.name} --recipe '{recipe}'")
+    result = Optimized(model, recipe, target, outcomes, before, stats(model))
+    if output is not None:
+        save(model, Path(output))
+    return result
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Say at once, not after minutes of work, that the result has no place to go."""
+    import os
+
+    folder = output.parent
+    if output.is_dir():
+        raise GraphoptError(
+            "the output is a folder", str(output), "name a file, such as model.opt.onnx", usage=True
+        )
+    if not folder.is_dir():
+        raise GraphoptError("the output's folder does not exist", str(folder), "make it first", usage=True)
+    if not os.access(folder, os.W_OK) or (output.exists() and not os.access(output, os.W_OK)):
+        raise GraphoptError(
+            "the output cannot be written: no permission", str(output), "choose another place"
+        )

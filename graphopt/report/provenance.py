@@ -1,0 +1,97 @@
+"""Where a run comes from and how to do it again: commands, machine, versions, source."""
+
+from __future__ import annotations
+
+import shlex
+
+from . import formats
+from .reading import Run
+from .values import as_dict, number, size, text
+
+MACHINE = {
+    "cpu": "Processor",
+    "cores": "Cores",
+    "memory": "Memory",
+    "os": "System",
+    "architecture": "Architecture",
+    "isa": "Vector units",
+}
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """How to do it again: (what the command does, the command)."""
+    command = text(run.fact("command"))
+    if isinstance(run.fact("command"), list):
+        command = shlex.join(text(word) for word in run.facts["command"])
+    if not command:
+        return []
+    command = command if command.startswith("graphopt ") else f"graphopt {command}"
+    try:
+        found = [("As it was run", _lined(shlex.split(command)))]
+    except ValueError:  # quotes that do not match
+        found = [("As it was run", command)]
+    source = text(run.fact("source", "path"))
+    if run.recipe and source and command.startswith("graphopt optimize"):
+        name = text(run.fact("id")) or run.name
+        words = [
+            "graphopt",
+            "optimize",
+            source,
+            "-o",
+            "model.opt.onnx",
+            "--recipe",
+            f"runs/{name}/recipe.toml",
+        ]
+        for option in ("target", "data"):
+            value = text(run.fact(option))
+            if value:
+                words += [f"--{option}", value]
+        found.append(("With the recipe of this folder", _lined(words)))
+    return found
+
+
+def _lined(words: list[str]) -> str:
+    """A command for a shell, an option a line when it is long."""
+    whole = shlex.join(words)
+    if len(whole) <= 60:
+        return whole
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-") and word != "-":
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines)
+
+
+def machine(run: Run) -> list[tuple[str, str]]:
+    """(what, value) of the machine, the known facts first."""
+    facts = as_dict(run.fact("machine"))
+    memory = size(facts.get("memory"))
+    if memory is not None:
+        facts = {**facts, "memory": formats.size(memory)}
+    order = [*(key for key in MACHINE if key in facts), *(key for key in facts if key not in MACHINE)]
+    return [(MACHINE.get(key, key), text(facts[key])) for key in order if facts[key] is not None]
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """(package, version)."""
+    return [(key, text(item)) for key, item in as_dict(run.fact("versions")).items() if item is not None]
+
+
+def origin(run: Run) -> list[tuple[str, str, bool]]:
+    """(what, value, whether it is a name or digest to be shown as code)."""
+    took = number(run.fact("seconds"))
+    opsets = [stats.opset for stats in (run.before, run.after) if stats and stats.opset is not None]
+    found = [
+        ("Run", text(run.fact("id")) or run.name, True),
+        ("Started", formats.moment(text(run.fact("created"))), False),
+        ("Took", formats.seconds(took) if took is not None and 0 <= took < 2**63 else "", False),
+        ("Source", text(run.fact("source", "path")), True),
+        ("SHA-256", text(run.fact("source", "sha256")), True),
+        ("File size", formats.size(size(run.fact("source", "bytes"))), False),
+        ("Opset", " → ".join(str(opset) for opset in dict.fromkeys(opsets)), False),
+        ("Target", text(run.fact("target")), True),
+        ("Feeds", text(run.fact("data")), False),
+        ("graphopt", text(run.fact("graphopt")), False),
+    ]
+    return [line for line in found if line[1] and line[1] != formats.NOTHING]

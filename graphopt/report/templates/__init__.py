@@ -1,1 +1,0 @@
-"""The page's template, its style sheet and its script."""

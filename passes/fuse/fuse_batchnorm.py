@@ -1,0 +1,87 @@
+"""Fold batch normalisation into the linear operator before or after it.
+
+With a = scale / sqrt(var + epsilon) and c = bias - a * mean, per channel::
+
+    BatchNormalization(linear(x; W, b))  =  linear(x; a W, a b + c)
+    linear(BatchNormalization(x); W, b)  =  linear(x; W a, b + W c)      where no zero is padded
+
+Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference, 2018, section 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt import ir as gir
+from graphopt.events import Sites
+from graphopt.pipeline import Context, Fidelity, Pass
+
+from ._affine import Affine, Refusal, Terms, finite
+from ._fold import Folding
+
+
+@dataclass(frozen=True)
+class FuseBatchnorm(Pass):
+    """Fold BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before or after it.
+
+    Inference form only, in every opset. A linear operator after it takes it up only where that is exact: a
+    convolution must not pad, since the padding ring is zero behind the normalisation and not before it.
+
+    Keeps it when its parameters or the weights are not constant, when the tensor in between is used elsewhere
+    or is an output, when var + epsilon is not positive, and when the new weights would overflow.
+    """
+
+    name: ClassVar[str] = "fuse-batchnorm"
+    fidelity: ClassVar[Fidelity] = Fidelity.NUMERIC
+    needs_shapes: ClassVar[bool] = True
+    keeps_shapes: ClassVar[bool] = True
+
+    def apply(self, model: ir.Model, context: Context) -> Sites:
+        """Two sweeps; see ``_fold``."""
+        return Folding(_read, lonely="no linear operator before or after it").sites(model)
+
+
+def _read(node: ir.Node, body: gir.Body) -> Affine | None:
+    if not gir.is_op(node, "BatchNormalization"):
+        return None
+    if gir.has_reference(node):
+        raise Refusal("an attribute of it is a parameter of the function")
+    if _trains(node, body.version()):
+        raise Refusal("it is in training mode")
+    if not gir.attribute(node, "spatial", 1):
+        raise Refusal("it normalises each position on its own (spatial = 0)")
+    source = node.inputs[0]
+    assert source is not None
+    return Affine(node, source, lambda: _terms(node), along_axis_1=True)
+
+
+def _trains(node: ir.Node, version: int) -> bool:
+    """Below opset 7 is_test tells the mode, up to 13 the number of outputs, then training_mode."""
+    more = [output for output in node.outputs[1:] if output.uses() or output.is_graph_output()]
+    if version < 7:
+        return bool(more) or not gir.attribute(node, "is_test", 0)
+    if version < 14:
+        return bool(more) or any(output.name for output in node.outputs[1:])
+    return bool(more) or bool(gir.attribute(node, "training_mode", 0))
+
+
+def _terms(node: ir.Node) -> Terms:
+    parameters: list[np.ndarray] = []
+    for value, what in zip(node.inputs[1:5], ("scale", "bias", "mean", "variance"), strict=True):
+        elements = gir.array(value)
+        if elements is None:
+            raise Refusal(f"its {what} is not a constant")
+        parameters.append(finite(elements, f"its {what}"))
+    scale, bias, mean, variance = parameters
+    if any(item.ndim != 1 or item.shape != scale.shape for item in parameters):
+        raise Refusal("its parameters are not vectors of one length")
+    spread = variance + float(gir.attribute(node, "epsilon", 1e-5))
+    if (spread <= 0).any():
+        raise Refusal("its variance plus epsilon is not positive")
+    scale = scale / np.sqrt(spread)
+    return scale, bias - scale * mean
