@@ -139,7 +139,7 @@ class CalibrationData:
         return CalibrationData(self._source, synthetic=self.synthetic, changes=(*self._changes, change))
 
     def scaled(self, scales: Mapping[str, tuple[float, float]]) -> CalibrationData:
-        """Inputs in ``{name: (zero, scale)}`` become float32 ``(x - zero) / scale``: images stored as bytes."""
+        """Inputs in ``{name: (zero, scale)}`` become float32 ``(x - zero) / scale``: stored images."""
         return self.map(_Scale(dict(scales)))
 
     def for_model(self, model: ir.Model) -> CalibrationData:

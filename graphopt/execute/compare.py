@@ -1,11 +1,5 @@
 """Are two runs the same? Differences of outputs, and what may be forgiven.
 
-Two correct evaluations of one formula in floating point differ by rounding. Each of the ``depth`` operators
-between an input and an output adds an error of about one unit of the element type, at random, so errors grow
-like a random walk: eps * sqrt(depth), relative to the size of the numbers that flow, not of each single
-element (a sum that cancels to zero has an error all the same). A safety factor covers what the walk leaves
-out: long sums, ill-conditioned steps.
-
 Exactness: every NaN equals every NaN (ONNX defines no payloads) and nothing else; infinities equal
 themselves; 0.0 equals -0.0, as in IEEE 754 (so removing ``x + 0`` is exact). Integers, booleans and strings
 are compared exactly under every tolerance that does not set ``integers``.
@@ -18,78 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-SAFETY = 64.0
-"""How far above the random walk a difference may lie (see ``tolerance``).
+from .tolerances import EXACT, RANGE, Tolerance, tolerance
 
-ONNX Runtime with and without its optimisations differs by 37 times the walk on basic_pitch (the logarithm of
-a spectrum), and by 1 on the convolution and transformer models of the catalogue.
-"""
-
-_CEILINGS = ((1e-2, 0.25), (5e-4, 0.05), (1e-8, 1e-3), (0.0, 1e-9))
-_RANGE = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """An element e of an output may differ by at most ``atol + rtol * |e| + scale * max(|e|, S)``.
-
-    S is the size of the output's numbers: the largest magnitude, leaving out what exceeds its tenth
-    percentile by a factor of 10,000 (the -1e9 of a mask would forgive any error in the elements beside it).
-
-    Attributes:
-        rtol: relative to the element.
-        atol: absolute.
-        scale: relative to S.
-        integers: how far integers may be apart; 0 asks for equality (1 suits quantised tensors, whose
-            rounding may fall to the other side).
-    """
-
-    rtol: float = 0.0
-    atol: float = 0.0
-    scale: float = 0.0
-    integers: int = 0
-
-    @property
-    def exact(self) -> bool:
-        """True when nothing is forgiven."""
-        return self == EXACT
-
-    def __str__(self) -> str:
-        if self.exact:
-            return "exact"
-        parts = [
-            (self.scale, "of the largest"),
-            (self.rtol, "relative"),
-            (self.atol, "absolute"),
-            (self.integers, "in integers"),
-        ]
-        return " + ".join(f"{amount:.2g} {kind}" for amount, kind in parts if amount)
-
-
-EXACT = Tolerance()
-"""Equal in every element."""
-
-
-def tolerance(dtype: np.dtype[Any] | type, depth: int, safety: float = SAFETY) -> Tolerance:
-    """What rounding explains: ``scale = safety * eps(dtype) * sqrt(depth)``.
-
-    It is at most 1e-3 for float32, 0.05 for float16, 0.25 below.
-
-    Args:
-        dtype: the coarsest floating type the numbers pass through; EXACT for types that do not round.
-        depth: operators on the longest path to the output.
-        safety: the factor above a random walk of one unit for each operator.
-    """
-    dtype = np.dtype(dtype)
-    try:
-        eps = float(ml_dtypes.finfo(dtype).eps)
-    except ValueError:
-        return EXACT
-    limit = next(limit for least, limit in _CEILINGS if eps >= least)
-    return Tolerance(scale=min(safety * eps * math.sqrt(max(depth, 1)), limit))
+__all__ = ["EXACT", "Difference", "Tolerance", "compare", "difference", "tolerance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +261,7 @@ def _magnitude(size: np.ndarray) -> float:
     if not nonzero.size:
         return 0.0
     tenth = float(np.partition(nonzero, nonzero.size // 10)[nonzero.size // 10])
-    return float(nonzero[nonzero <= _RANGE * tenth].max())
+    return float(nonzero[nonzero <= RANGE * tenth].max())
 
 
 def _energy(numbers: np.ndarray) -> float:

@@ -12,6 +12,16 @@ from .signature import Port
 def draw(
     generator: np.random.Generator, port: Port, shape: tuple[int, ...], item: Role, compared: int, plain: str
 ) -> np.ndarray:
+    """The array to feed to an input.
+
+    Args:
+        generator: where the numbers come from.
+        port: the input.
+        shape: its sizes in this run.
+        item: what it is for.
+        compared: which of the numbers it is compared with.
+        plain: ``ones`` or ``zeros`` for integers of unknown use, after random ones have failed.
+    """
     dtype = port.dtype or ir.DataType.FLOAT
     if dtype == ir.DataType.STRING:
         words = generator.integers(0, 1000, shape)
@@ -23,12 +33,7 @@ def draw(
 
 
 def _by_role(
-    generator: np.random.Generator,
-    dtype: ir.DataType,
-    shape: tuple[int, ...],
-    item: Role,
-    compared: int,
-    plain: str,
+    generator: np.random.Generator, dtype: ir.DataType, shape: tuple[int, ...], item: Role, compared: int
 ) -> np.ndarray:
     last = shape[-1] if shape else 1
     rows = item.rows if item.rows is not None else 2

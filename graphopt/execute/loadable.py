@@ -105,7 +105,7 @@ class Loadable:
 
 
 def _weights(model: ir.Model) -> tuple[int, set[str]]:
-    """Bytes of the tensors in memory, and the folders of the external ones ("" for a file exchanged since)."""
+    """Bytes of the tensors in memory, and the folders of the external ones ("" for one exchanged since)."""
     inline, folders = 0, set[str]()
     for tensor, _ in slots(model):
         if not isinstance(tensor, ir.ExternalTensor):

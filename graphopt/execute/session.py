@@ -21,7 +21,8 @@ from graphopt.errors import GraphoptError
 
 from . import values
 from .loadable import Loadable
-from .signature import Feeds, Port, checked, port, runtime_port
+from .reference import Reference, essence
+from .signature import Feeds, Port, checked, runtime_port
 
 CPU = "CPUExecutionProvider"
 Evaluator = Literal["auto", "onnxruntime", "onnx.reference"]
@@ -83,7 +84,7 @@ class Session:
         self._reference: Any = None
         self._session: Any = None
         if evaluator == "onnx.reference":
-            self._reference = _Reference(self._source, self._taps)
+            self._reference = Reference(self._source, self._taps)
             return
         try:
             self._session = _open(
@@ -151,7 +152,7 @@ class Session:
     def _refer(self) -> bool:
         """Take the reference evaluator instead, if it knows all operators."""
         try:
-            self._reference = _Reference(self._source, self._taps)
+            self._reference = Reference(self._source, self._taps)
         except Exception:  # noqa: BLE001  whatever it lacks, the error to report is ONNX Runtime's
             return False
         self._session = None
@@ -185,15 +186,8 @@ class _RuntimeFailure(Exception):
             return GraphoptError(
                 "not enough memory", f"{stage} {name}", "use smaller feeds or a machine with more memory"
             )
-        return GraphoptError(f"ONNX Runtime fails: {_essence(self.text)}", f"{stage} {name}", "")
-
-
-def _essence(text: str) -> str:
-    """One line of an ONNX Runtime message, without its code numbers and source paths."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"/\S*onnxruntime\S*\.(cc|h):\d+ ", "", text)
-    text = " ".join(text.split()).rstrip(". ")
-    return text if len(text) <= 300 else f"{text[:140]} ... {text[-155:]}"
+        hint = "check the sizes of the feeds" if stage == "running" else "`graphopt inspect` shows what is in the model"
+        return GraphoptError(f"ONNX Runtime fails: {essence(self.text)}", f"{stage} {name}", hint)
 
 
 def _open(
@@ -289,34 +283,3 @@ def _as_value(name: str, given: Any) -> Any:
         f"feeds, input '{name}'",
         "this is a limit of ONNX Runtime's Python interface",
     )
-
-
-class _Reference:
-    """The onnx package's own evaluator: complete, and slow."""
-
-    def __init__(self, source: Loadable, outputs: Sequence[str] | None) -> None:
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
-        proto = source.whole()
-        if proto.ir_version > onnx.IR_VERSION:
-            raise GraphoptError(
-                f"IR version {proto.ir_version} is unknown", source.name, "re-export the model"
-            )
-        model = ir.from_proto(proto)
-        self.inputs = tuple(port(item, required=not item.is_initializer()) for item in model.graph.inputs)
-        known = {item.name: port(item) for item in model.graph.outputs}
-        names = [str(item.name) for item in model.graph.outputs] if outputs is None else outputs
-        self.outputs = tuple(known.get(name) or Port(name, "tensor", None, None) for name in names)
-        self._name = source.name
-        self._evaluator = ReferenceEvaluator(proto)
-
-    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
-        names = [item.name for item in self.outputs]
-        try:
-            with np.errstate(all="ignore"):
-                found = self._evaluator.run(names, feeds)
-        except Exception as error:
-            message = _essence(f"{type(error).__name__}: {error}")
-            raise GraphoptError(f"onnx.reference fails: {message}", f"running {self._name}", "") from error
-        return dict(zip(names, found, strict=True))

@@ -26,6 +26,7 @@ def terms(symbol: str) -> tuple[str, ...]:
 
 
 def candidates(port: Port, axis: int, symbol: str | None) -> tuple[int, ...]:
+    """Sizes to try for one axis, the most usual first."""
     rank = len(port.shape or ())
     if _BATCH_NAME.search(symbol or "") or (axis == 0 and rank > 1):
         return _BATCH
@@ -34,7 +35,7 @@ def candidates(port: Port, axis: int, symbol: str | None) -> tuple[int, ...]:
 
 
 def combinations(unknown: dict[Key, tuple[int, ...]]) -> Iterator[tuple[tuple[Key, int], ...]]:
-    """All sizes alike in rank of usualness first (square images), then every combination, usual ones earlier."""
+    """Equally usual sizes first (square images), then all combinations, usual ones earlier."""
     keys, lists = list(unknown), list(unknown.values())
     if not keys:
         return

@@ -63,7 +63,7 @@ class _ForeignPass(Pass):
 class GraphSurgeonPass(_ForeignPass):
     """A function over ``onnx_graphsurgeon.Graph``, used as a pass.
 
-    The function edits the graph in place or returns a new one. Needs the extra ``surgeon``.
+    The function edits the graph in place or returns a new one.
     """
 
     name: ClassVar[str] = "graph-surgeon"

@@ -39,7 +39,7 @@ def _sources() -> dict[str, str | EntryPoint]:
                 found[module.name.replace("_", "-")] = path
     for entry in entry_points(group=GROUP):
         other = found.get(entry.name)
-        if other is not None and other != entry:
+        if other is not None and (isinstance(other, str) or other != entry):
             raise GraphoptError(
                 f"two passes are called '{entry.name}'",
                 f"{_origin(other)} and {_origin(entry)}",

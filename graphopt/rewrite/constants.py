@@ -34,17 +34,10 @@ def is_near(found: float, wanted: float, dtype: ir.DataType, rtol: float = NEAR)
 def is_vector(value: ir.Value | None, wanted: Sequence[int | float]) -> bool:
     """True for a constant of rank 1 with these elements."""
     tensor = facts.constant(value)
-    if (
-        tensor is None
-        or tensor.shape.rank() != 1
-        or tensor.size != len(wanted)
-        or tensor.dtype == ir.DataType.STRING
-    ):
+    if tensor is None or tensor.shape.rank() != 1 or tensor.size != len(wanted) or tensor.dtype == ir.DataType.STRING:
         return False
     elements = tensor.numpy().tolist()
-    return all(
-        is_near(element, number, tensor.dtype) for element, number in zip(elements, wanted, strict=True)
-    )
+    return all(is_near(element, number, tensor.dtype) for element, number in zip(elements, wanted, strict=True))
 
 
 def shape_objection(value: ir.Value, node: ir.Node, position: int) -> str | None:
@@ -59,9 +52,7 @@ def shape_objection(value: ir.Value, node: ir.Node, position: int) -> str | None
     name = f"the constant {facts.scalar(value):.7g} has rank {own}"
     if node.domain == "" and node.op_type in BROADCASTING:
         ranks = [
-            facts.rank(other)
-            for index, other in enumerate(node.inputs)
-            if index != position and other is not None
+            facts.rank(other) for index, other in enumerate(node.inputs) if index != position and other is not None
         ]
         known = [rank for rank in ranks if rank is not None]
         if known and max(known) >= own:

@@ -68,6 +68,4 @@ def syntax_error(text: str, position: int, what: str, hint: str = "") -> Graphop
     line = text[start : end if end >= 0 else len(text)]
     column = position - start
     number = text.count("\n", 0, position) + 1
-    return GraphoptError(
-        what, f"line {number}, column {column + 1} of\n    {line}\n    {' ' * column}^", hint
-    )
+    return GraphoptError(what, f"line {number}, column {column + 1} of\n    {line}\n    {' ' * column}^", hint)

@@ -161,9 +161,7 @@ class _Parser:
                     raise self.unexpected("',' or ')'")
                 self.take()
         if skippable and not inputs:
-            raise syntax_error(
-                self.text, position, "an operator that may be missing needs an operand to stand for it"
-            )
+            raise syntax_error(self.text, position, "an operator that may be missing needs an operand to stand for it")
         return Operator(tuple(choices), tuple(inputs), attributes, rest, skippable, label, position)
 
     def choice(self) -> Choice:
@@ -207,9 +205,7 @@ class _Parser:
         name = self.name("a value of the attribute")
         if name.isupper() and len(name) > 1:
             if name not in ir.DataType.__members__:
-                raise self.error(
-                    f"'{name}' is no element type", "as in onnx.TensorProto: FLOAT, INT64, ...", token
-                )
+                raise self.error(f"'{name}' is no element type", "as in onnx.TensorProto: FLOAT, INT64, ...", token)
             return int(ir.DataType[name])
         return AttributeVariable(name, optional=self.accept("?"))
 

@@ -208,11 +208,7 @@ class _Compiler:
         for root in roots:
             if not any(item.node == root for item in found.values()):
                 call = self.nodes[root].call
-                raise self.error(
-                    call.position, "nothing uses this operator, so it must have a name among the outputs"
-                )
+                raise self.error(call.position, "nothing uses this operator, so it must have a name among the outputs")
             if self.nodes[root].call.skippable:
-                raise self.error(
-                    self.nodes[root].call.position, "the last operator cannot be one that may be missing"
-                )
+                raise self.error(self.nodes[root].call.position, "the last operator cannot be one that may be missing")
         return found

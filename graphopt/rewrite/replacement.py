@@ -17,7 +17,7 @@ from .match import Match
 from .parser import parse
 from .pattern import Pattern
 from .schema import call_is_legal, history, objection
-from .syntax import Absent, AttributeVariable, Choice, Number, Operator, Program, Term, Variable, Vector
+from .syntax import AttributeVariable, Choice, Number, Operator, Program, Term, Variable, Vector
 from .tape import Tape
 from .types import literal_type, result_type
 
@@ -88,24 +88,18 @@ def compile_replacement(text: str, pattern: Pattern, let: Let) -> Replacement:
     local: set[str] = set()
     for statement in program.statements:
         _check(statement.term, max(1, len(statement.targets)), program, pattern, known | local, let)
-        kept.update(
-            name for name in _variables(statement.term) if name in pattern.names and name not in local
-        )
+        kept.update(name for name in _variables(statement.term) if name in pattern.names and name not in local)
         local.update(statement.targets)
     last = program.statements[-1]
     if not last.targets:
         if len(pattern.outputs) != 1:
             names = ", ".join(pattern.outputs)
-            raise syntax_error(
-                text, last.position, f"the pattern has the outputs {names}", 'name them: "y = ..."'
-            )
+            raise syntax_error(text, last.position, f"the pattern has the outputs {names}", 'name them: "y = ..."')
         assigned = tuple(pattern.outputs)
     else:
         assigned = tuple(name for name in pattern.outputs if name in local)
         if not assigned:
-            raise GraphoptError(
-                "the replacement assigns none of the pattern's outputs", f'replacement "{text}"'
-            )
+            raise GraphoptError("the replacement assigns none of the pattern's outputs", f'replacement "{text}"')
     return Replacement(program, pattern, let, frozenset(kept), assigned)
 
 
@@ -133,11 +127,7 @@ def _check(term: Term, outputs: int, program: Program, pattern: Pattern, known: 
     if term.rest is not None and term.rest not in pattern.rests:
         raise syntax_error(program.text, term.position, f"'**{term.rest}' is not in the pattern")
     for _, value in term.attributes:
-        if (
-            isinstance(value, AttributeVariable)
-            and value.name not in pattern.attributes
-            and value.name not in let
-        ):
+        if isinstance(value, AttributeVariable) and value.name not in pattern.attributes and value.name not in let:
             raise syntax_error(program.text, term.position, f"'{value.name}' is no attribute of the pattern")
     for operand in term.inputs:
         _check(operand, 1, program, pattern, known, let)
@@ -155,9 +145,7 @@ def _version_objection(
     if call_is_legal(call, choice, version, outputs):
         return None
     since = sorted(item.since_version for item in history(domain, op_type))
-    first = next(
-        (item for item in since if item > version and call_is_legal(call, choice, item, outputs)), None
-    )
+    first = next((item for item in since if item > version and call_is_legal(call, choice, item, outputs)), None)
     if first is not None:
         return f"{op_type} needs opset {first}, this graph has {version}"
     return f"{op_type} is called differently in opset {version}"
@@ -187,10 +175,7 @@ class _Types:
         version = self.match.body.version(choice[0])
         types = [self.of(operand) for operand in term.inputs]
         for index, operand in enumerate(term.inputs):
-            if (
-                isinstance(operand, (Number, Vector))
-                and _literal(operand, choice, version, types, index) is None
-            ):
+            if isinstance(operand, (Number, Vector)) and _literal(operand, choice, version, types, index) is None:
                 self.missing = choice[1]
         return result_type(choice, version, types)
 

@@ -69,9 +69,7 @@ class Rewrite:
 
     def __post_init__(self) -> None:
         if (self.replacement is None) == (self.build is None):
-            raise GraphoptError(
-                "a rule needs either a replacement or a build function", f'rule "{self.pattern}"'
-            )
+            raise GraphoptError("a rule needs either a replacement or a build function", f'rule "{self.pattern}"')
         self._check_connected()
         names = self.source.variables | self.source.names.keys()
         for condition in self.conditions:
@@ -81,9 +79,7 @@ class Rewrite:
                         f"a condition is about '{name}', no name of the pattern", f'rule "{self.pattern}"'
                     )
         if self.result is None and self.let:
-            raise GraphoptError(
-                "a build function computes its own values, without let", f'rule "{self.pattern}"'
-            )
+            raise GraphoptError("a build function computes its own values, without let", f'rule "{self.pattern}"')
 
     def _check_connected(self) -> None:
         roots = self.source.roots
@@ -96,16 +92,12 @@ class Rewrite:
     @cached_property
     def source(self) -> Pattern:
         """The compiled pattern."""
-        return compile_pattern(
-            self.pattern, [name.strip() for name in self.outputs.split(",") if name.strip()]
-        )
+        return compile_pattern(self.pattern, [name.strip() for name in self.outputs.split(",") if name.strip()])
 
     @cached_property
     def result(self) -> Replacement | None:
         """The compiled replacement, None for a rule with a build function."""
-        return (
-            None if self.replacement is None else compile_replacement(self.replacement, self.source, self.let)
-        )
+        return None if self.replacement is None else compile_replacement(self.replacement, self.source, self.let)
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -159,9 +151,7 @@ class Rewrite:
         if isinstance(built, Mapping):
             return dict(built)
         if len(built) != len(names):
-            raise GraphoptError(
-                f"build returned {len(built)} values for {len(names)} outputs", f"rule {self.label}"
-            )
+            raise GraphoptError(f"build returned {len(built)} values for {len(names)} outputs", f"rule {self.label}")
         return dict(zip(names, built, strict=True))
 
 

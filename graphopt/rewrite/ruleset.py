@@ -24,10 +24,11 @@ from graphopt.ir.facts import STANDARD_DOMAINS, where
 from graphopt.ir.walk import Body, bodies
 
 from .match import Match
-from .matcher import Matcher, Search
+from .matcher import Matcher
 from .names import Names
 from .order import Order
 from .rule import Rewrite
+from .search import Search
 from .splice import apply, place
 from .syntax import Choice
 
@@ -162,7 +163,9 @@ class Worklist:
         first, last = self.rules[number].matches
         if body is None or not first <= body.version() <= last:
             return
-        for search in self._matchers[number].at(anchor, body):
+        matcher = self._matchers[number]
+        for root in matcher.roots(anchor):
+            search = Search(matcher, body, root)
             self.searches += 1
             self.steps += search.steps
             self.given_up += search.given_up

@@ -13,12 +13,12 @@ import onnx_ir as ir
 from .syntax import Absent, Operator, Variable
 
 COMMUTATIVE = frozenset(
-    "Add Mul And Or Xor Max Min Sum Mean Equal BitwiseAnd BitwiseOr BitwiseXor".split()
+    {"Add", "Mul", "And", "Or", "Xor", "Max", "Min", "Sum", "Mean", "Equal"} | {"BitwiseAnd", "BitwiseOr", "BitwiseXor"}
 )
 """Standard operators whose operands may be exchanged."""
 
 BROADCASTING = COMMUTATIVE | frozenset(
-    "Sub Div Pow Mod PRelu Where BitShift Greater GreaterOrEqual Less LessOrEqual".split()
+    {"Sub", "Div", "Pow", "Mod", "PRelu", "Where", "BitShift"} | {"Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 )
 """Standard operators whose result has the shape of all operands broadcast together."""
 
@@ -74,8 +74,9 @@ def make_attribute(domain: str, op_type: str, version: int, name: str, value: An
     found = schema(domain, op_type, version)
     wanted = None if found is None else found.attributes.get(name)
     kind = None if wanted is None else ir.AttributeType(int(wanted.type))  # type: ignore[arg-type]
-    if isinstance(value, (tuple, list)) and kind == ir.AttributeType.FLOATS:
-        value = [float(item) for item in value]
+    if isinstance(value, (tuple, list)):
+        if kind == ir.AttributeType.FLOATS:
+            value = [float(item) for item in value]
     elif kind == ir.AttributeType.FLOAT:
         value = float(value)
     return ir.convenience.convert_attribute(name, value, kind)
@@ -106,11 +107,7 @@ def allowed_types(domain: str, op_type: str, version: int, letter: str) -> froze
     names = [letter]
     if found is not None:
         names = next(
-            (
-                list(item.allowed_type_strs)
-                for item in found.type_constraints
-                if item.type_param_str == letter
-            ),
+            (list(item.allowed_type_strs) for item in found.type_constraints if item.type_param_str == letter),
             names,
         )
     return frozenset(kind for name in names if (kind := _data_type(name)) is not None)
@@ -165,11 +162,7 @@ def call_is_legal(operator: Operator, choice: tuple[str, str], version: int, out
     while most and isinstance(operator.inputs[most - 1], Absent):
         most -= 1
     fewest = most
-    while (
-        fewest
-        and isinstance(last := operator.inputs[fewest - 1], Variable)
-        and (last.optional or last.variadic)
-    ):
+    while fewest and isinstance(last := operator.inputs[fewest - 1], Variable) and (last.optional or last.variadic):
         fewest -= 1
     if operator.inputs and isinstance(last := operator.inputs[-1], Variable) and last.variadic:
         most = 1 << 30
@@ -196,9 +189,7 @@ def objection(operator: Operator, outputs: int) -> tuple[str, str] | None:
                 f"it has: {', '.join(sorted(known)) or 'none'}",
             )
         newest = max(versions, key=lambda item: item.since_version)
-        missing = sorted(
-            name for name, item in newest.attributes.items() if item.required and name not in given
-        )
+        missing = sorted(name for name, item in newest.attributes.items() if item.required and name not in given)
         if missing and operator.rest is None:
             return (
                 f"'{op_type}' needs the attribute '{missing[0]}'",

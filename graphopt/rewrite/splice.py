@@ -35,9 +35,7 @@ def place(rule: Rewrite, match: Match, order: Order | None) -> ir.Node | None:
     assert order is not None, "rules with several outputs come with an order"
     inside = {node for index, node in match.bound.items() if index not in rule.kept}
     for candidate in candidates:
-        if _inputs_before(match, candidate, inside, order) and _users_behind(
-            rule, match, candidate, inside, order
-        ):
+        if _inputs_before(match, candidate, inside, order) and _users_behind(rule, match, candidate, inside, order):
             return candidate
     return None
 
@@ -53,9 +51,7 @@ def _inputs_before(match: Match, candidate: ir.Node, inside: set[ir.Node], order
     return True
 
 
-def _users_behind(
-    rule: Rewrite, match: Match, candidate: ir.Node, inside: set[ir.Node], order: Order
-) -> bool:
+def _users_behind(rule: Rewrite, match: Match, candidate: ir.Node, inside: set[ir.Node], order: Order) -> bool:
     for index in rule.rewritten:
         node = match.bound[index]
         if not order.is_before(node, candidate):

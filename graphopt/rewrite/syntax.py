@@ -1,5 +1,4 @@
-"""The syntax tree of the pattern language: what a pattern or a replacement says, before it is given a
-meaning.
+"""The syntax tree of the pattern language: what a text says, before it is given a meaning.
 
 ::
 

@@ -81,9 +81,7 @@ class Tape:
         count = len(operands)
         if not legal(domain, op_type, version, frozenset(given), False, count, count, outputs):
             known = schema(domain, op_type, version)
-            since = (
-                "it does not exist there" if known is None else "its operands or attributes are others there"
-            )
+            since = "it does not exist there" if known is None else "its operands or attributes are others there"
             raise GraphoptError(
                 f"a rule writes {op_type} in a way that opset {version} does not have: {since}",
                 where(self._root),
@@ -120,22 +118,19 @@ class Tape:
             like: a value whose element type the constant gets.
         """
         dtype = None if like is None else like.dtype
-        if isinstance(elements, np.ndarray):
-            tensor: ir.TensorProtocol = ir.tensor(
-                elements if dtype is None else elements.astype(dtype.numpy())
-            )
-        elif isinstance(elements, ir.TensorProtocol):
-            tensor = elements
+        if isinstance(elements, (np.ndarray, float, int, list)):
+            array = np.asarray(elements)
+            if dtype is not None:
+                array = array.astype(dtype.numpy())
+            elif not isinstance(elements, np.ndarray) and array.dtype.kind == "f":
+                array = array.astype(np.float32)
+            tensor: ir.TensorProtocol = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape))
         else:
-            plain = np.asarray(elements)
-            kind = (
-                dtype.numpy() if dtype is not None else np.float32 if plain.dtype.kind == "f" else plain.dtype
-            )
-            tensor = ir.tensor(plain.astype(kind))
+            tensor = elements
         name = self._names.fresh(f"{self._hint}_{hint}")
         if not self._inline:
             return edits.new_initializer(self._graph, tensor, name)
         value = self.op("Constant", value=tensor)
         value.name = name
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
         return value

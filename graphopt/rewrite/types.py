@@ -26,9 +26,7 @@ def result_type(choice: Choice, version: int, operands: Types, index: int = 0) -
     return next(iter(allowed)) if len(allowed) == 1 else None
 
 
-def literal_type(
-    choice: Choice, version: int, operands: Types, position: int, whole: bool
-) -> ir.DataType | None:
+def literal_type(choice: Choice, version: int, operands: Types, position: int, whole: bool) -> ir.DataType | None:
     """The element type for a number written as an operand, None when it does not follow from the others.
 
     Args:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
+Ranks = tuple[int | None, int | None, int | None]
+
+
 def combine(
-    first: str, before: Sequence[int], second: str, after: Sequence[int], ranks: tuple[int | None, int | None, int | None]
+    first: str,
+    before: Sequence[int],
+    second: str,
+    after: Sequence[int],
+    ranks: Ranks,
 ) -> tuple[str, list[int]] | None:
     """One operator for two.
 

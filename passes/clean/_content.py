@@ -32,14 +32,16 @@ def equal_groups(items: Iterable[T], tensor_of: Callable[[T], ir.TensorProtocol]
     """
     groups = [list(items)]
     for sieve in (_kind, _sample, _whole):
-        groups = [part for group in groups for part in _parts(group, lambda item: sieve(tensor_of(item)))]
+        groups = [part for group in groups for part in _parts(group, tensor_of, sieve)]
     return groups
 
 
-def _parts(items: Sequence[T], key_of: Callable[[T], Hashable]) -> list[list[T]]:
+def _parts(
+    items: Sequence[T], tensor_of: Callable[[T], ir.TensorProtocol], sieve: Callable[[ir.TensorProtocol], Hashable]
+) -> list[list[T]]:
     found: dict[Hashable, list[T]] = {}
     for item in items:
-        found.setdefault(key_of(item), []).append(item)
+        found.setdefault(sieve(tensor_of(item)), []).append(item)
     return [part for part in found.values() if len(part) > 1]
 
 
@@ -66,7 +68,7 @@ def _whole(tensor: ir.TensorProtocol) -> Hashable:
         return tuple(tensor.numpy().reshape(-1).tolist())
     digest = hashlib.sha256()
     if isinstance(tensor, ir.ExternalTensor):
-        tensor.tofile(_Sink(digest.update))  # in pieces from the file: nothing is mapped, nothing stays in memory
+        tensor.tofile(_Sink(digest.update))  # a few megabytes at a time, straight from the file
     elif tensor.dtype.bitwidth < 8:
         digest.update(tensor.tobytes())
     else:

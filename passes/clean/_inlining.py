@@ -8,12 +8,8 @@ from graphopt.ir import constant, insert_after
 
 
 def known_bool(value: ir.Value | None) -> bool | None:
-    """The truth of a one-element tensor when it is known before the run, as constant or by shape inference."""
-    if value is None:
-        return None
+    """The truth of a constant of one element, or None."""
     tensor = constant(value)
-    if tensor is None and value.producer() is not None:
-        tensor = value.const_value  # shape inference leaves what it could prove here
     if tensor is None or tensor.size != 1 or tensor.dtype != ir.DataType.BOOL:
         return None
     return bool(tensor.numpy().reshape(()).item())

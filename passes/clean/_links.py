@@ -72,9 +72,7 @@ Plan = Merge | str | None
 """A merge, the reason why there is none, or None for a pair that is no candidate."""
 
 
-def sites(
-    model: ir.Model, firsts: Sequence[str], seconds: Sequence[str], plan: Callable[[Link], Plan]
-) -> Sites:
+def sites(model: ir.Model, firsts: Sequence[str], seconds: Sequence[str], plan: Callable[[Link], Plan]) -> Sites:
     """One site for each linked pair of such operators that the plan has something to say about.
 
     Longer chains shrink on the way: the merged pair is the first of the next link.

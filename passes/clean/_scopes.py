@@ -1,4 +1,4 @@
-"""Names in scope while a body is walked: what an outer graph defined first is seen inside, never the reverse."""
+"""Names in scope while a body is walked: what an outer graph defined first is seen inside, never outside."""
 
 from __future__ import annotations
 

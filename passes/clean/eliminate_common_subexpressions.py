@@ -1,11 +1,11 @@
 """y1 = f(a, b), y2 = f(a, b)  =>  use y1 for y2.
 
-Each body is walked once in topological order with a table from "operator, attributes, inputs" to the first node of
-that kind; tensors in attributes, and small constants among the inputs, count by content; the operands of
-commutative operators in any order. A node inside a branch or a loop body finds the nodes of the graphs around it,
-never those of another branch, and never the reverse. One dictionary look-up a node: linear.
-(Value numbering: Cocke and Schwartz 1970, chapter 6.) All operator-set versions; Dropout computes nothing random from
-version 7 on unless in training.
+Each body is walked once in topological order with a table from "operator, attributes, inputs" to the first
+node of that kind; tensors in attributes, and small constants among the inputs, count by content; the operands
+of commutative operators in any order. A node inside a branch or a loop body finds the nodes of the graphs
+around it, never those of another branch, and never the reverse. One dictionary look-up a node: linear. (Value
+numbering: Cocke and Schwartz 1970, chapter 6.) All operator-set versions; Dropout computes nothing random
+from version 7 on unless in training.
 """
 
 from __future__ import annotations

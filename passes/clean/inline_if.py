@@ -1,8 +1,9 @@
 """If(true){then: A, else: B} = A;  If(false){then: A, else: B} = B.
 
-The nodes and initialisers of the branch that is taken move to where the If stands; the branch's outputs take the
-place of the If's. A branch's output that is an outer value, an input or an initialiser needs an Identity where it
-becomes a graph output. Nested Ifs are met on the way. All versions of If (1, 11, 13, 16, 19, 21, 23, 24, 25).
+The nodes and initialisers of the branch that is taken move to where the If stands; the branch's outputs take
+the place of the If's. A branch's output that is an outer value, an input or an initialiser needs an Identity
+where it becomes a graph output. Nested Ifs are met on the way. All versions of If (1, 11, 13, 16, 19, 21, 23,
+24, 25).
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from ._inlining import known_bool, spill
 class InlineIf(Pass):
     """Replaces an If by the branch it always takes.
 
-    The condition must be a true constant or proven by shape inference; the default of a graph input is neither.
+    The condition must be a true constant or proven by shape inference; the default of a graph input is
+    neither. Shapes are inferred anew afterwards: more is known of a value that has a single origin.
     """
 
     name: ClassVar[str] = "inline-if"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
-    needs_shapes: ClassVar[bool] = True  # keeps_shapes stays False: more is known of a value that has one origin
+    needs_shapes: ClassVar[bool] = True
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per If."""

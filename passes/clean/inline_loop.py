@@ -1,10 +1,10 @@
 """Loop(1, true, v){body} = body(0, true, v), each scan output a stack of one;  Loop(0, c, v){body} = v.
 
-A Loop makes no trip when its trip count is 0 or its condition starts false. It makes one trip when the count is 1
-and the condition starts true (or is left out), or when the condition starts true and the body always ends it.
-The body then moves to where the Loop stands, as in inline-if, with the iteration number 0 and the initial values
-for its inputs; scan outputs get their leading axis by Unsqueeze (axes an attribute before version 13, an
-input from there on). All versions of Loop (1, 11, 13, 16, 19, 21, 23, 24, 25).
+A Loop makes no trip when its trip count is 0 or its condition starts false. It makes one trip when the count
+is 1 and the condition starts true (or is left out), or when the condition starts true and the body always
+ends it. The body then moves to where the Loop stands, as in inline-if, with the iteration number 0 and the
+initial values for its inputs; scan outputs get their leading axis by Unsqueeze (axes an attribute before
+version 13, an input from there on). All versions of Loop (1, 11, 13, 16, 19, 21, 23, 24, 25).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ._inlining import known_bool, spill
 class InlineLoop(Pass):
     """Replaces a Loop of one trip by its body, and a Loop of none by its initial values.
 
-    Kept: a Loop of no trip whose scan outputs are used (they are empty, with a shape only the runtime knows), and a
-    Loop that gives a carried value no initial one.
+    Kept: a Loop of no trip whose scan outputs are used (they are empty, with a shape only the runtime knows),
+    and a Loop that gives a carried value no initial one.
     """
 
     name: ClassVar[str] = "inline-loop"
@@ -86,7 +86,7 @@ def _inline(node: ir.Node, inner: ir.Graph, version: int) -> None:
     number, condition = inner.inputs[:2]
     arguments: list[ir.Value | None] = [
         _first_of(graph, number, np.int64(0), "iteration"),
-        _first_of(graph, condition, np.bool_(True), "condition"),  # noqa: FBT003
+        _first_of(graph, condition, np.bool_(True), "condition"),
         *node.inputs[2:],
     ]
     stand_ins = dict(zip(inner.inputs, arguments, strict=True))
@@ -108,7 +108,7 @@ def _inline(node: ir.Node, inner: ir.Graph, version: int) -> None:
 
 
 def _first_of(graph: ir.Graph, value: ir.Value, element: np.generic, hint: str) -> ir.Value | None:
-    """What the body's input is in the first trip, when the body reads it; ORT gives it the rank it is declared with."""
+    """What the body's input is in the first trip, when the body reads it, of the rank the body expects."""
     if not (value.uses() or value.is_graph_output()):
         return None
     rank = len(value.shape) if value.shape is not None else 0

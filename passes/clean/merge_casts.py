@@ -1,8 +1,8 @@
 """Cast(Cast(x: A, B), C) = Cast(x, C) when every number of type A is one of type B; x alone when C is A.
 
-Lossless are bool to any number, integers to wider ones that hold their range, integers to floating-point types with
-enough significant bits, float16 and bfloat16 to float32, any of these to float64. A narrowing step in between is
-kept: it rounds or wraps. All versions of Cast from 6 on (before, the type was a string).
+Lossless are bool to any number, integers to wider ones that hold their range, integers to floating-point
+types with enough significant bits, float16 and bfloat16 to float32, any of these to float64. A narrowing step
+in between is kept: it rounds or wraps. All versions of Cast from 6 on (before, the type was a string).
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 class MergeCasts(Pass):
     """Makes one Cast, or none, of two in a row of which the first loses nothing.
 
-    Kept: conversions from or to strings and types narrower than 8 bits or of 8-bit floating point, conversions to a
-    half-precision type for which a runtime may round on the way, and numbers out of the integers' range.
+    Kept: conversions from or to strings and types narrower than 8 bits or of 8-bit floating point,
+    conversions to a half-precision type for which a runtime may round on the way, and numbers out of the
+    integers' range.
     """
 
     name: ClassVar[str] = "merge-casts"
@@ -83,7 +84,7 @@ def _reason_against(source: ir.DataType, middle: ir.DataType, target: ir.DataTyp
 
 def _is_lossless(source: ir.DataType, target: ir.DataType) -> bool:
     """True when every value of one type is a value of the other."""
-    if source == target or source == _BOOL:
+    if source in (target, _BOOL):
         return True
     if target == _BOOL:
         return False

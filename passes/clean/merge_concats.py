@@ -1,8 +1,8 @@
 """Concat(..., Concat(a, b), ...) = Concat(..., a, b, ...)  on the same axis.
 
-A Concat takes in, to any depth, each Concat of the same axis whose result only it reads, and reads once. Users are met
-before producers, so a tree of Concats collapses at once and its inputs are written once: linear. All
-versions (axis 1 by default before version 4).
+A Concat takes in, to any depth, each Concat of the same axis whose result only it reads, and reads once.
+Users are met before producers, so a tree of Concats collapses at once and its inputs are written once:
+linear. All versions (axis 1 by default before version 4).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MergeConcats(Pass):
         """One site per outermost Concat that reads a Concat."""
         for body in bodies(model):
             for graph in body.graphs():
-                for node in reversed(graph):
+                for node in reversed(tuple(graph)):
                     if is_op(node, "Concat") and node.graph is not None and _joins(node):
                         yield _site(node)
 
@@ -46,6 +46,7 @@ def _joins(node: ir.Node) -> bool:
 
 def _site(node: ir.Node) -> Site:
     reasons: list[str] = []
+    taken_in = 0
     inputs: list[ir.Value | None] = []
     pending = list(reversed(node.inputs))
     while pending:
@@ -59,8 +60,9 @@ def _site(node: ir.Node) -> Site:
             reasons.append(reason)
             inputs.append(value)
         else:
+            taken_in += 1
             pending.extend(reversed(inner.inputs))
-    if len(inputs) > len(node.inputs) or (not reasons and _joins(node)):
+    if taken_in:
         return Site(where(node), f"joins all {len(inputs)} parts at once", partial(_join, node, inputs))
     return Site(where(node), reasons[0])
 

@@ -28,8 +28,8 @@ _AXES_FROM = 18
 class MergePads(Pass):
     """Makes one Pad of two in a row that add the same value.
 
-    Kept: other modes (they repeat what the first one added), different values, computed or negative pads, and a
-    first Pad whose result is used elsewhere.
+    Kept: other modes (they repeat what the first one added), different values, computed or negative pads, and
+    a first Pad whose result is used elsewhere.
     """
 
     name: ClassVar[str] = "merge-pads"
@@ -97,6 +97,6 @@ def _pad(link: Link, merged: dict[int, tuple[int, int]]) -> None:
     axes = sorted(merged)
     pads = [merged[axis][0] for axis in axes] + [merged[axis][1] for axis in axes]
     set_parameter(link.second, "pads", 1, pads, is_input=link.version >= _INPUTS_FROM)
-    if link.version >= _AXES_FROM:
+    if len(link.second.inputs) > 3 and link.second.inputs[3] is not None:  # otherwise it pads every axis anyway
         set_parameter(link.second, "axes", 3, axes, is_input=True)
     skip_first(link)

@@ -5,8 +5,8 @@
     Reshape(g(x), s)                        = Reshape(x, s), each 0 in s resolved: it meant a size of g(x)
     f(g(x))                                 = Reshape(x, s) when at most one size of the result is unknown
 
-Axes are attributes before version 13 and inputs from there on; allowzero (version 14) is read, never written. Versions
-of Reshape from 5 on (before, the shape was an attribute); all versions of the others.
+Axes are attributes before version 13 and inputs from there on; allowzero (version 14) is read, never written.
+Versions of Reshape from 5 on (before, the shape was an attribute); all versions of the others.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _AXES_ARE_INPUT = 13
 class MergeReshapes(Pass):
     """Makes one operator, or none, of two in a row that only change the shape.
 
-    Kept: a target shape that is not known before the run (it may hold a 0), a 0 that cannot be expressed in x's sizes,
-    and a result of which two sizes are unknown. -1 and 0 never stand together in a shape that is written anew, since
-    a runtime cannot resolve that for an empty tensor.
+    Kept: a target shape that is not known before the run (it may hold a 0), a 0 that cannot be expressed in
+    x's sizes, and a result of which two sizes are unknown. -1 and 0 never stand together in a shape that is
+    written anew, since a runtime cannot resolve that for an empty tensor.
     """
 
     name: ClassVar[str] = "merge-reshapes"
@@ -94,7 +94,7 @@ def _reshape_directly(link: Link) -> Plan:
 
 
 def _without_zeros(shape: tuple[int, ...], link: Link) -> list[int] | None:
-    """The target with each 0 replaced by the size it copies, left where x has the same size there, or made -1."""
+    """The target with each 0 replaced by the size it copies, left where x has that size there, or made -1."""
     middle, source = dims(link.middle), dims(link.source) or ()
     if middle is None:
         return None
@@ -116,7 +116,7 @@ def _without_zeros(shape: tuple[int, ...], link: Link) -> list[int] | None:
 
 
 def _target(link: Link) -> list[int] | None:
-    """A shape that makes the result of the source: known sizes; for the others either copies (0) or one -1."""
+    """A shape that makes the result of the source: known sizes; for the others copies (0), or one -1."""
     result, source = dims(link.result), dims(link.source) or ()
     if result is None or 0 in result:
         return None

@@ -1,8 +1,8 @@
 """Slice(Slice(x, first), second) = Slice(x, both).
 
-On different axes the two stand side by side. On the same axis, with steps of 1, x[a:b][c:d] = x[a+c : min(b, a+d)] for
-bounds that are not negative; others are resolved where the size of the axis is known. Starts, ends and axes are
-attributes before version 10, and inputs, steps among them, from there on.
+On different axes the two stand side by side. On the same axis, with steps of 1, x[a:b][c:d] = x[a+c : min(b,
+a+d)] for bounds that are not negative; others are resolved where the size of the axis is known. Starts, ends
+and axes are attributes before version 10, and inputs, steps among them, from there on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Cut = tuple[int, int, int]
 class MergeSlices(Pass):
     """Makes one Slice of two in a row.
 
-    Kept: bounds that are computed, two cuts of one axis in steps, or counted from an end whose place is unknown, and
-    a first slice whose result is used elsewhere.
+    Kept: bounds that are computed, two cuts of one axis in steps, or counted from an end whose place is
+    unknown, and a first slice whose result is used elsewhere.
     """
 
     name: ClassVar[str] = "merge-slices"
@@ -77,7 +77,7 @@ def _cuts(node: ir.Node, version: int, shape: tuple[int | str | None, ...] | Non
     if len(set(axes)) < len(axes):
         raise UnknownParameterError("it names an axis twice")
     steps = (1,) * len(starts) if steps is None else steps
-    return {axis: cut for axis, *cut in zip(axes, starts, ends, steps, strict=True)}  # type: ignore[misc]
+    return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
 
 
 def _cut_twice(first: Cut, second: Cut, size: int | None) -> Cut | None:

@@ -1,7 +1,7 @@
 """Transpose(Transpose(x, p), q) = Transpose(x, p[q]), and x alone when p[q] is 0, 1, 2, ...
 
-Axis i of the result is axis q[i] of the tensor in between, hence axis p[q[i]] of x. A missing perm reverses the
-axes; two of them cancel whatever the rank. All versions of Transpose (1, 13, 21, 23, 24, 25).
+Axis i of the result is axis q[i] of the tensor in between, hence axis p[q[i]] of x. A missing perm reverses
+the axes; two of them cancel whatever the rank. All versions of Transpose (1, 13, 21, 23, 24, 25).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Whatever no output depends on goes.
 
-In this order, each step seeing what the last one freed: nodes (users before producers), initialisers, optional
-outputs (the tensor is no longer computed), omitted inputs at the end of a list, local functions no
-reachable node calls, imports of operator sets nothing uses, and with ``inputs`` the model's unused inputs.
-An optional output is dropped only where that does not change what the others are: Dropout's mask, MaxPool's indices,
-LSTM's, GRU's and RNN's outputs, Unique's, LayerNormalization's and SoftmaxCrossEntropyLoss's extra ones; never
-BatchNormalization's, whose number selects training before version 14, nor Attention's, which come in pairs.
+In this order, each step seeing what the last one freed: nodes (users before producers), initialisers,
+optional outputs (the tensor is no longer computed), omitted inputs at the end of a list, local functions no
+reachable node calls, imports of operator sets nothing uses, and with ``inputs`` the model's unused inputs. An
+optional output is dropped only where that does not change what the others are: Dropout's mask, MaxPool's
+indices, LSTM's, GRU's and RNN's outputs, Unique's, LayerNormalization's and SoftmaxCrossEntropyLoss's extra
+ones; never BatchNormalization's, whose number selects training before version 14, nor Attention's, which come
+in pairs.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ _OPTIONAL_OUTPUTS = {
 class RemoveUnused(Pass):
     """Removes what contributes to no output.
 
-    A node of a domain nobody has described may have an effect of its own and stays. The model's outputs are always
-    kept.
+    A node of a domain nobody has described may have an effect of its own and stays. The model's outputs are
+    always kept.
 
     Attributes:
         inputs: remove the model's unused inputs too; callers then may no longer feed them.
@@ -67,24 +68,24 @@ class RemoveUnused(Pass):
         for node in dead_nodes(model):
             yield Site(where(node), "nothing uses its outputs, removed", partial(remove_dead, node))
         for value in dead_initializers(model):
-            yield Site(where(value), "nothing uses the initialiser, removed", partial(_forget_initializer, value))
+            yield Site(where(value), "nothing uses the initialiser, removed", partial(_delete, value))
         for body in bodies(model):
             for node in body.nodes():
                 yield from _trim(node, body)
         called = _reachable_functions(model)
         for identifier, function in list(model.functions.items()):
             if identifier not in called:
-                place = f"function '{function.domain}::{function.name}'"
-                yield Site(place, "nothing calls it, removed", partial(model.functions.pop, identifier))
+                yield Site(_name(function), "nothing calls it, removed", partial(model.functions.pop, identifier))
         for body in bodies(model):
             yield from _unused_imports(body, model)
         if self.inputs:
             for value in list(model.graph.inputs):
                 if not (value.uses() or value.is_graph_output()):
-                    yield Site(f"input '{value.name}'", "nothing uses it, removed", partial(_remove_input, model, value))
+                    place = f"input '{value.name}'"
+                    yield Site(place, "nothing uses it, removed", partial(_remove_input, model, value))
 
 
-def _forget_initializer(value: ir.Value) -> None:
+def _delete(value: ir.Value) -> None:
     assert value.graph is not None
     del value.graph.initializers[value.name or ""]
 
@@ -92,7 +93,7 @@ def _forget_initializer(value: ir.Value) -> None:
 def _remove_input(model: ir.Model, value: ir.Value) -> None:
     model.graph.inputs.remove(value)
     if value.is_initializer():
-        _forget_initializer(value)
+        _delete(value)
 
 
 def _trim(node: ir.Node, body: Body) -> Iterator[Site]:
@@ -105,7 +106,8 @@ def _trim(node: ir.Node, body: Body) -> Iterator[Site]:
     ]
     if unused and len(unused) < len([output for output in node.outputs if output.name != ""]):
         names = ", ".join(f"'{output.name}'" for output in unused)
-        yield Site(where(node), f"nothing uses its optional output {names}, left out", partial(_drop, node, unused))
+        text = f"nothing uses its optional output {names}, left out"
+        yield Site(where(node), text, partial(_drop, node, unused))
     if node.domain in STANDARD_DOMAINS and node.inputs and node.inputs[-1] is None:
         length = max(_given(node), _fewest_inputs(node, body))
         if length < len(node.inputs):
@@ -131,7 +133,7 @@ def _is_left_out(output: ir.Value) -> bool:
 
 def _given(node: ir.Node) -> int:
     """The length of the inputs without omitted ones at the end."""
-    return next((index + 1 for index in reversed(range(len(node.inputs))) if node.inputs[index] is not None), 0)
+    return max((index for index, value in enumerate(node.inputs, start=1) if value is not None), default=0)
 
 
 def _fewest_inputs(node: ir.Node, body: Body) -> int:
@@ -146,15 +148,16 @@ def _fewest_inputs(node: ir.Node, body: Body) -> int:
 
 def _reachable_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
     """The functions the main graph calls, directly or through others."""
-    by_identifier = {function.identifier(): body for body in bodies(model) if (function := body.function) is not None}
+    main, *others = bodies(model)
+    functions = {body.function.identifier(): body for body in others if body.function is not None}
     called: set[ir.OperatorIdentifier] = set()
-    pending = [Body(model.graph, model.graph.opset_imports)]
+    pending = [main]
     while pending:
         for node in pending.pop().nodes():
             identifier = node.op_identifier()
-            if identifier in by_identifier and identifier not in called:
+            if identifier in functions and identifier not in called:
                 called.add(identifier)
-                pending.append(by_identifier[identifier])
+                pending.append(functions[identifier])
     return called
 
 
@@ -164,7 +167,12 @@ def _unused_imports(body: Body, model: ir.Model) -> Iterator[Site]:
     if body.function is None:
         for function in model.functions.values():
             used |= {function.domain, *function.opset_imports}
-    place = "the model" if body.function is None else f"function '{body.function.domain}::{body.function.name}'"
+    place = "the model" if body.function is None else _name(body.function)
     imports = body.graph.opset_imports
     for domain in [domain for domain in imports if domain not in used]:
-        yield Site(place, f"nothing uses the operator set '{domain}', import removed", partial(imports.pop, domain))
+        text = f"nothing uses the operator set '{domain}', import removed"
+        yield Site(place, text, partial(imports.pop, domain))
+
+
+def _name(function: ir.Function) -> str:
+    return f"function '{function.domain}::{function.name}'"

@@ -29,8 +29,8 @@ class ShareInitializers(Pass):
     """Keeps one of several equal constants.
 
     An inner graph's constant gives way to one of a graph around it, never the reverse, and never to one of
-    another branch. Constant nodes count as well: in local functions there is nothing else. Kept: the default of a
-    graph input, which a caller may override, and a constant that is itself a graph output.
+    another branch. Constant nodes count as well: in local functions there is nothing else. Kept: the default
+    of a graph input, which a caller may override, and a constant that is itself a graph output.
     """
 
     name: ClassVar[str] = "share-initializers"

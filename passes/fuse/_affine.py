@@ -1,4 +1,4 @@
-"""One number per channel: operators that compute ``scale * x + shift`` by constants, and how these may look."""
+"""One number per channel: operators that compute ``scale * x + shift`` with such constants."""
 
 from __future__ import annotations
 

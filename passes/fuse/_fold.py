@@ -64,9 +64,15 @@ class Folding:
 
     def _into_consumer(self, affine: Affine, body: gir.Body) -> Site | None:
         user = only_user(affine.result)
-        if user is None or user.op_type not in self.ahead:
+        if user is None:
             return None
-        return _into_consumer(affine, body)
+        if user.op_type in self.ahead:
+            return _into_consumer(affine, body)
+        shift = self.read(user, body)
+        after = only_user(shift.result) if shift is not None and gir.is_op(user, "Add", "Sub") else None
+        if shift is None or after is None or after.op_type not in self.ahead:
+            return None
+        return _past_shift(affine, shift, body)
 
 
 def _into_producer(affine: Affine, body: gir.Body) -> Site | None:
@@ -120,6 +126,40 @@ def _into_consumer(affine: Affine, body: gir.Body) -> Site | None:
         gir.erase_if_dead(affine.node)
 
     return Site(gir.where(affine.node), f"folded into {name} after it", edit)
+
+
+def _past_shift(affine: Affine, shift: Affine, body: gir.Body) -> Site | None:
+    """``linear(s * x + t; W, b) = linear(x + t / s; s W, b)``, where the shift itself could not go."""
+    found = consuming(shift.result, body.version())
+    if found is None or (shift.node.inputs[0] is not shift.source and shift.node.op_type == "Sub"):
+        return None
+    scale, nothing = affine.vectors(found.rank, found.axis, found.inputs)
+    _, term = shift.vectors(found.rank, found.axis, found.inputs)
+    if nothing.any() or not scale.all():
+        return None
+    _broadcasts_nothing(affine, found, scale.size)
+    _broadcasts_nothing(shift, found, term.size)
+    weights = found.scaled(found.by_input(scale))
+    term = term / scale * (-1 if shift.node.op_type == "Sub" else 1)
+    with np.errstate(all="ignore"):
+        constant = term.astype(found.weights.dtype).reshape(-1, *(1,) * (found.weights.ndim - 2))
+    if not np.isfinite(constant).all():
+        raise Refusal(f"the new constant of {gir.where(shift.node)} would overflow")
+
+    def edit() -> None:
+        graph = shift.node.graph
+        assert graph is not None
+        place = 1 if shift.node.inputs[0] is shift.source else 0
+        old = shift.node.inputs[place]
+        name = old.name if old is not None and old.name else "shift"
+        shift.node.replace_input_with(place, gir.new_initializer(graph, constant, name))
+        found.assign(weights, None)
+        gir.replace(affine.result, affine.source)
+        gir.erase_if_dead(affine.node)
+
+    return Site(
+        gir.where(affine.node), f"folded into {gir.where(found.node)} past {gir.where(shift.node)}", edit
+    )
 
 
 def _broadcasts_nothing(affine: Affine, found: Linear, size: int) -> None:

@@ -1,5 +1,4 @@
-"""The generic test of rewrite rules: a rule's own pattern, as random models, must compute the same before and
-after.
+"""The generic test of rewrite rules: random instances of a rule's pattern must compute the same afterwards.
 
 ::
 

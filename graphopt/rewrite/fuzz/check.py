@@ -96,9 +96,7 @@ def fuzz(
         for trial in range(trials):
             _trial(rule, sketch, [seed, number, trial], dtype, opset, ulps, result)
     for variant in (Variant.STRAIGHT, Variant.COMMUTED, Variant.BRANCH):
-        assert result.tried[variant], (
-            f'no instance of "{rule.label}" could be run: give shapes, types or attributes'
-        )
+        assert result.tried[variant], f'no instance of "{rule.label}" could be run: give shapes, types or attributes'
         assert result.fused[variant], f'"{rule.label}" never fired {variant}: {dict(result.reasons)}'
     return result
 
@@ -124,9 +122,7 @@ def _trial(
     check = _Check(rule, ulps, result)
     fired = check.same(Variant.STRAIGHT, plain(straight, opset), [feeds])
     swapped = check.same(Variant.COMMUTED, plain(commuted, opset), [feeds])
-    assert fired == swapped, (
-        f'the order of operands matters to "{rule.label}":\n{_text(plain(commuted, opset))}'
-    )
+    assert fired == swapped, f'the order of operands matters to "{rule.label}":\n{_text(plain(commuted, opset))}'
     conditions = [{**feeds, "condition": np.asarray(choice)} for choice in (True, False)]
     check.same(Variant.BRANCH, branches(straight, opset), conditions)
     check.same(Variant.FUNCTION, function(straight, opset), [feeds])
@@ -143,9 +139,7 @@ class _Check:
         self.ulps = ulps
         self.result = result
 
-    def same(
-        self, variant: Variant, before: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]]
-    ) -> bool:
+    def same(self, variant: Variant, before: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]]) -> bool:
         """Rewrite a model and compare; true when the rule fired."""
         expected = [_run(before, item) for item in feeds]
         if any(item is None for item in expected):
@@ -163,9 +157,7 @@ class _Check:
         after = ir.to_proto(model)
         for output, wanted in zip(after.graph.output, expected[0] or (), strict=True):
             tensor = output.type.tensor_type
-            tensor.shape.CopyFrom(
-                onnx.helper.make_tensor_type_proto(tensor.elem_type, wanted.shape).tensor_type.shape
-            )
+            tensor.shape.CopyFrom(onnx.helper.make_tensor_type_proto(tensor.elem_type, wanted.shape).tensor_type.shape)
         story = f'"{self.rule.label}", {variant}\nbefore:\n{_text(before)}\nafter:\n{_text(after)}'
         try:
             onnx.checker.check_model(after, full_check=True)
@@ -197,7 +189,7 @@ class _Check:
 
 
 def difference(wanted: np.ndarray, found: np.ndarray, ulps: float) -> str | None:
-    """How two outputs differ by more than rounding, or None. Shapes, types, NaN and infinities must be the same."""
+    """How two outputs differ by more than rounding, or None; shape, type, NaN and infinity must be equal."""
     if wanted.dtype != found.dtype or wanted.shape != found.shape:
         return f"is {found.dtype}{list(found.shape)}, not {wanted.dtype}{list(wanted.shape)}"
     kind = ir.DataType.from_numpy(wanted.dtype)
@@ -229,14 +221,12 @@ def _run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.nda
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return [np.asarray(item) for item in session.run(None, dict(feeds))]
-    except (
-        Exception
-    ):  # ONNX Runtime raises many types of its own, for shapes that do not fit as for missing kernels
+    except Exception:  # noqa: BLE001 it has many types, for shapes that do not fit as for missing kernels
         pass
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(item) for item in ReferenceEvaluator(model).run(None, dict(feeds))]
-    except Exception:  # the reference evaluator raises whatever numpy does
+    except Exception:  # noqa: BLE001 the reference evaluator raises whatever numpy does
         return None
 
 

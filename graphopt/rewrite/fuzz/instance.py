@@ -156,10 +156,7 @@ class _Draw:
             operands = [operands[index] for index in self.commute.permutation(len(operands))]
         while operands and not operands[-1]:
             operands.pop()
-        names = [
-            f"t{node.index}_{index}" if target is None else target
-            for index, target in enumerate(node.targets)
-        ]
+        names = [f"t{node.index}_{index}" if target is None else target for index, target in enumerate(node.targets)]
         made = onnx.helper.make_node(op_type, operands, names, domain=domain, name=f"{op_type}_{node.index}")
         made.attribute.extend(self.attributes(node, domain, op_type))
         self.made.nodes.append(made)
@@ -215,9 +212,7 @@ class _Draw:
             shape = self.shape(variable)
             draw_values = self.sketch.values.get(variable, _normal(dtype))
             elements = np.asarray(draw_values(self.rng, shape)).astype(dtype.numpy())
-            held = variable in self.samples or (
-                variable not in self.sketch.shapes and self.rng.random() < 0.15
-            )
+            held = variable in self.samples or (variable not in self.sketch.shapes and self.rng.random() < 0.15)
             (self.made.constants if held else self.made.feeds)[name] = elements
         self.types[name] = dtype
         return name

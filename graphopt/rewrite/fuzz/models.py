@@ -21,8 +21,7 @@ def _info(name: str, dtype: ir.DataType, shape: Sequence[int] | None) -> onnx.Va
 
 def _inputs(instance: Instance) -> list[onnx.ValueInfoProto]:
     return [
-        _info(name, ir.DataType.from_numpy(elements.dtype), elements.shape)
-        for name, elements in instance.feeds.items()
+        _info(name, ir.DataType.from_numpy(elements.dtype), elements.shape) for name, elements in instance.feeds.items()
     ]
 
 
