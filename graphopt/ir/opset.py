@@ -118,11 +118,13 @@ def _convert(node: ir.Node, current: int, version: int, facts: Facts) -> Edit | 
     if rule is not None:
         edit = rule(node, current, version, facts)
         if edit is not None:
+            if new is not None and version < current:
+                _require_types(node, new, facts)
             return edit
+    if new is not None and old.since_version == new.since_version:
+        return None
     if new is None or new.deprecated:
         raise Unconvertible(f"the operator is not part of opset {version}")
-    if old.since_version == new.since_version:
-        return None
     return _same_form(node, old, new, facts if version < current else None)
 
 
@@ -198,17 +200,22 @@ def _require_types(node: ir.Node, new: Schema, facts: Facts) -> None:
     """Older operators take fewer element types. Types that are not known are left to the runtime."""
     for values, formals in ((node.inputs, new.inputs), (node.outputs, new.outputs)):
         for index, value in enumerate(values):
-            dtype = facts.dtype(value) if value is not None else None
-            if dtype is None or not formals:
+            kind = facts.type(value) if value is not None else None
+            if kind is None or not formals:
                 continue
             formal = formals[min(index, len(formals) - 1)]
-            if not any(f"tensor({_type_name(dtype)})" == allowed for allowed in formal.types):
-                if any(allowed.startswith("tensor(") for allowed in formal.types):
-                    raise Unconvertible(f"'{formal.name}' cannot be {dtype.name.lower()} there")
+            name = _type_name(kind)
+            if name not in formal.types:
+                raise Unconvertible(f"'{formal.name}' cannot be {name} there")
 
 
-def _type_name(dtype: ir.DataType) -> str:
-    return {"DOUBLE": "double", "FLOAT": "float"}.get(dtype.name, dtype.name.lower())
+def _type_name(kind: ir.TypeProtocol) -> str:
+    """As schemas write it: ``seq(tensor(float))``."""
+    if isinstance(kind, ir.SequenceType):
+        return f"seq({_type_name(kind.elem_type)})"
+    if isinstance(kind, ir.OptionalType):
+        return f"optional({_type_name(kind.elem_type)})"
+    return f"tensor({kind.dtype.name.lower()})"
 
 
 _VALUES_SINCE = {
@@ -224,10 +231,6 @@ _VALUES_SINCE = {
 
 def _require_values(node: ir.Node, since: int) -> None:
     for name, attribute in node.attributes.items():
-        needed = (
-            _VALUES_SINCE.get((node.op_type, name, attribute.value))
-            if isinstance(attribute.value, str)
-            else None
-        )
+        needed = _VALUES_SINCE.get((node.op_type, name, attribute.value)) if isinstance(attribute.value, str) else None
         if needed is not None and since < needed:
             raise Unconvertible(f"the setting {name}={attribute.value} is not part of it")

@@ -47,9 +47,7 @@ class Facts:
             self._inferred = {
                 id(ours): theirs
                 for node, copied in zip(nodes(self._model), nodes(shadow), strict=True)
-                for ours, theirs in zip(
-                    (*node.inputs, *node.outputs), (*copied.inputs, *copied.outputs), strict=True
-                )
+                for ours, theirs in zip((*node.inputs, *node.outputs), (*copied.inputs, *copied.outputs), strict=True)
                 if ours is not None and theirs is not None
             }
         return self._inferred.get(id(value))
@@ -57,11 +55,14 @@ class Facts:
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The element type, or None."""
         found = value if value.const_value is not None else self._known(value)
-        return (
-            None
-            if found is None
-            else (found.const_value.dtype if found.const_value is not None else found.dtype)
-        )
+        return None if found is None else (found.const_value.dtype if found.const_value is not None else found.dtype)
+
+    def type(self, value: ir.Value) -> ir.TypeProtocol | None:
+        """The whole type, or None."""
+        found = value if value.const_value is not None else self._known(value)
+        if found is not None and found.const_value is not None:
+            return ir.TensorType(found.const_value.dtype)
+        return None if found is None else found.type
 
     def dims(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
         """The proven shape, or None."""
@@ -120,9 +121,7 @@ def _to_inputs(since: int, *moved: tuple[str, int, str]) -> Rule:
                     raise Unconvertible("the element type of its input is not known")
                 arrays.append((index, np.asarray(found, dtype.numpy())))
             else:
-                arrays.append(
-                    (index, np.asarray([found] if kind == "int64[1]" else found, kind.removesuffix("[1]")))
-                )
+                arrays.append((index, np.asarray([found] if kind == "int64[1]" else found, kind.removesuffix("[1]"))))
 
         def edit() -> None:
             for name, _, _ in moved:
@@ -260,7 +259,7 @@ def _grid_sample(node: ir.Node, current: int, version: int, facts: Facts) -> Edi
     if _crosses(current, version, 20):
         old = attribute(node, "mode", "bilinear")
         return lambda: node.attributes.add(ir.AttrString("mode", _GRID_MODES.get(old, old)))
-    if version < 20 <= current:
+    if 16 <= version < 20 <= current:
         back = {new: old for old, new in _GRID_MODES.items()}
         new = attribute(node, "mode", "linear")
         source = node.inputs[0]

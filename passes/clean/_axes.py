@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-
 Ranks = tuple[int | None, int | None, int | None]
 
 

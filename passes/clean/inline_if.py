@@ -26,13 +26,13 @@ from ._inlining import known_bool, spill
 class InlineIf(Pass):
     """Replaces an If by the branch it always takes.
 
-    The condition must be a true constant or proven by shape inference; the default of a graph input is
-    neither. Shapes are inferred anew afterwards: more is known of a value that has a single origin.
+    The condition must be a true constant (fold-shapes and fold-constants make it one); the default of a graph input
+    is none.
     """
 
     name: ClassVar[str] = "inline-if"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
-    needs_shapes: ClassVar[bool] = True
+    # keeps_shapes stays False: of a value that has a single origin more can be inferred
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per If."""

@@ -1,9 +1,8 @@
 """Unsqueeze(ReduceX(x, axes, keepdims=0), axes) = ReduceX(x, axes, keepdims=1).
 
 A Reshape that puts the axes back likewise. For the ten Reduce operators, and for ArgMax and ArgMin (one axis).
-Axes are attributes before version 13
-(ReduceSum, Unsqueeze) or 18 (the others) and inputs from there on; left out, they are all axes, or none with
-noop_with_empty_axes (from 13 or 18 on), which is kept.
+Axes are attributes before version 13 (ReduceSum, Unsqueeze) or 18 (the others) and inputs from there on; left out,
+they are all axes, or none with noop_with_empty_axes (from 13 or 18 on), which is kept.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 
 from graphopt.passes.fuse.fuse_batchnorm import FuseBatchnorm
@@ -398,19 +399,18 @@ def test_layer_normalization_is_untouched(keeps):
     assert not keeps(FuseBatchnorm(), text).kept
 
 
-def test_float16_weights_stay_float16(rewrites):
-    half = CONV_BN.replace("float[2", "float16[2").replace("float[?", "float16[?")
-    rewrites(FuseBatchnorm(), half, FOLDED.replace("float[2", "float16[2").replace("float[?", "float16[?"))
+def test_float16_weights_stay_float16(rewrites, in_type):
+    rewrites(FuseBatchnorm(), in_type(CONV_BN, ir.DataType.FLOAT16), in_type(FOLDED, ir.DataType.FLOAT16))
 
 
-def test_double_weights_stay_double(rewrites):
+def test_double_weights_stay_double(rewrites, in_type):
     before = dense(
         f"float[3,2] w = {{1, 2, 3, 4, 5, 6}}, {BN}", f"c = MatMul(x, w) y = BatchNormalization {EPS} (c, s, b, m, v)"
     )
     after = dense("float[3,2] w = {2, -2, 6, -4, 10, -6}, float[2] b = {-1, 4.5}", "c = MatMul(x, w) y = Add(c, b)")
-    rewrites(FuseBatchnorm(), before.replace("float[", "double["), after.replace("float[", "double["))
+    rewrites(FuseBatchnorm(), in_type(before, ir.DataType.DOUBLE), in_type(after, ir.DataType.DOUBLE))
 
 
-def test_float16_weights_that_would_vanish_are_left(keeps):
-    half = CONV_BN.replace("float[2", "float16[2").replace("float[?", "float16[?")
-    keeps(FuseBatchnorm(), half.replace("{4, -2}", "{4, 1e-7}"), reason="too small for float16")
+def test_float16_weights_that_would_vanish_are_left(keeps, in_type):
+    text = CONV_BN.replace("{4, -2}", "{4, 1e-7}")
+    keeps(FuseBatchnorm(), in_type(text, ir.DataType.FLOAT16), reason="too small for float16")
