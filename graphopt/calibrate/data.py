@@ -74,9 +74,7 @@ class CalibrationData:
         if isinstance(origin, (str, Path)):
             data = cls(_from_path(Path(origin)))
         else:
-            samples = (
-                origin if hasattr(origin, "__len__") and hasattr(origin, "__getitem__") else list(origin)
-            )
+            samples = origin if hasattr(origin, "__len__") and hasattr(origin, "__getitem__") else list(origin)
             data = cls(Memory(samples, "the given samples"))  # type: ignore[arg-type]
         if len(data) == 0:
             raise GraphoptError("there are no samples", data.where, "give at least one sample")
@@ -116,9 +114,7 @@ class CalibrationData:
         return sample
 
     def __repr__(self) -> str:
-        return (
-            f"CalibrationData({self.where!r}, {len(self)} samples{', synthetic' if self.synthetic else ''})"
-        )
+        return f"CalibrationData({self.where!r}, {len(self)} samples{', synthetic' if self.synthetic else ''})"
 
     @cached_property
     def digest(self) -> str:
@@ -185,9 +181,7 @@ class _Scale:
                 f"it has: {', '.join(sample)}",
             )
         return {
-            name: ((np.asarray(array, np.float32) - self._scales[name][0]) / self._scales[name][1]).astype(
-                np.float32
-            )
+            name: ((np.asarray(array, np.float32) - self._scales[name][0]) / self._scales[name][1]).astype(np.float32)
             if name in self._scales
             else array
             for name, array in sample.items()
@@ -241,9 +235,7 @@ def _from_path(path: Path) -> Source:
     if path.is_dir():
         return _from_folder(path)
     if not path.is_file():
-        raise GraphoptError(
-            "there is no such file or folder", str(path), "check the path of the feeds", usage=True
-        )
+        raise GraphoptError("there is no such file or folder", str(path), "check the path of the feeds", usage=True)
     with open_archive(path) as archive:
         keys = list(archive.files)
     if keyed(keys):
@@ -281,9 +273,7 @@ def _digest(total: Any, name: str, value: Any) -> None:
         total.update(f"\0{name} none".encode())
         return
     array = np.asarray(value)
-    total.update(
-        f"\0{name} {'string' if array.dtype.kind in 'OUST' else array.dtype.name} {array.shape}\0".encode()
-    )
+    total.update(f"\0{name} {'string' if array.dtype.kind in 'OUST' else array.dtype.name} {array.shape}\0".encode())
     if array.dtype.kind in "OUST":
         total.update("\0".join(map(str, array.reshape(-1).tolist())).encode())
     else:

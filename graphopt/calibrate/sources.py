@@ -7,7 +7,7 @@ not open files, so they can be sent to another process.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,11 @@ class Source(Protocol):
         stacked: samples were cut from arrays along their first axis, and keep it with size 1.
     """
 
-    where: str
-    stacked: bool
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def stacked(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -115,9 +118,7 @@ class StackedArchive:
         return max((len(array) for array in self._arrays.values() if array.ndim), default=0)
 
     def __getitem__(self, index: int) -> Sample:
-        return {
-            name: array[index : index + 1] if array.ndim else array for name, array in self._arrays.items()
-        }
+        return {name: array[index : index + 1] if array.ndim else array for name, array in self._arrays.items()}
 
 
 @dataclass
@@ -201,9 +202,7 @@ def keyed(keys: Sequence[str]) -> list[dict[str, str]]:
         match = _KEY.match(key)
         if match:
             samples.setdefault(match[1], {})[match[2]] = key
-    order = sorted(
-        samples, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label)
-    )
+    order = sorted(samples, key=lambda label: (not label.isdigit(), int(label) if label.isdigit() else 0, label))
     return [samples[label] for label in order]
 
 
@@ -213,7 +212,7 @@ def _message(path: Path) -> Any:
     from onnx import numpy_helper
 
     content = path.read_bytes()
-    readers = (
+    readers: tuple[tuple[Any, Callable[[Any], Any], Callable[[Any], bool]], ...] = (
         (onnx.TensorProto, numpy_helper.to_array, lambda message: message.data_type != 0),
         (onnx.SequenceProto, numpy_helper.to_list, lambda message: message.elem_type != 0),
         (onnx.OptionalProto, numpy_helper.to_optional, lambda message: True),

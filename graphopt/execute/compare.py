@@ -88,9 +88,7 @@ def compare(
         else:
             found.append(difference(name, value, actual[name], allowed))
     found.extend(
-        _failed(name, value, "nobody expects this output")
-        for name, value in actual.items()
-        if name not in expected
+        _failed(name, value, "nobody expects this output") for name, value in actual.items() if name not in expected
     )
     return found
 
@@ -117,25 +115,16 @@ def difference(name: str, expected: Any, actual: Any, allowed: Tolerance = EXACT
 
 
 def _failed(name: str, value: Any, reason: str, allowed: Tolerance = EXACT) -> Difference:
-    dtype, shape = (
-        (str(value.dtype), value.shape) if isinstance(value, np.ndarray) else (type(value).__name__, ())
-    )
-    return Difference(
-        name, dtype, shape, False, math.nan, math.nan, math.nan, reason=reason, tolerance=allowed
-    )
+    dtype, shape = (str(value.dtype), value.shape) if isinstance(value, np.ndarray) else (type(value).__name__, ())
+    return Difference(name, dtype, shape, False, math.nan, math.nan, math.nan, reason=reason, tolerance=allowed)
 
 
 def _sequence(name: str, expected: Any, actual: Any, allowed: Tolerance) -> Difference:
     if not isinstance(expected, (list, tuple)) or not isinstance(actual, (list, tuple)):
         return _failed(name, expected, "one of the two is a sequence", allowed)
     if len(expected) != len(actual):
-        return _failed(
-            name, expected, f"the sequence has {len(actual)} elements instead of {len(expected)}", allowed
-        )
-    parts = [
-        difference(f"{name}[{i}]", *pair, allowed)
-        for i, pair in enumerate(zip(expected, actual, strict=True))
-    ]
+        return _failed(name, expected, f"the sequence has {len(actual)} elements instead of {len(expected)}", allowed)
+    parts = [difference(f"{name}[{i}]", *pair, allowed) for i, pair in enumerate(zip(expected, actual, strict=True))]
     if not parts:
         return Difference(name, "sequence", (0,), True, tolerance=allowed)
     worst = next((part for part in parts if not part.ok), max(parts, key=lambda part: part.max_abs))
@@ -159,9 +148,7 @@ def _arrays(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolera
     if expected.dtype != actual.dtype and not (expected.dtype.kind in "OUST" and actual.dtype.kind in "OUST"):
         return _failed(name, expected, f"the type is {actual.dtype} instead of {expected.dtype}", allowed)
     if expected.shape != actual.shape:
-        return _failed(
-            name, expected, f"the shape is {list(actual.shape)} instead of {list(expected.shape)}", allowed
-        )
+        return _failed(name, expected, f"the shape is {list(actual.shape)} instead of {list(expected.shape)}", allowed)
     label = "string" if expected.dtype.kind in "OUST" else str(expected.dtype)
     if expected.size == 0:
         return Difference(name, label, expected.shape, True, tolerance=allowed)
@@ -172,9 +159,7 @@ def _arrays(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolera
     return _floats(name, expected, actual, allowed)
 
 
-def _exactly(
-    name: str, label: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance
-) -> Difference:
+def _exactly(name: str, label: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolerance) -> Difference:
     wrong = np.asarray(expected != actual, dtype=bool)
     count = int(wrong.sum())
     if not count:
@@ -198,9 +183,7 @@ def _integers(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tole
     nonzero = unequal & (left != 0)
     relative = float(np.max(apart[nonzero] / np.abs(left[nonzero].astype(np.float64)), initial=0.0))
     reason = (
-        ""
-        if ok
-        else f"{int(unequal.sum())} of {unequal.size} differ, the most: {expected[at]} became {actual[at]}"
+        "" if ok else f"{int(unequal.sum())} of {unequal.size} differ, the most: {expected[at]} became {actual[at]}"
     )
     power, noise = _energy(left.astype(np.float64)), _energy(apart.astype(np.float64))
     return Difference(

@@ -88,11 +88,7 @@ def first_divergence(
         missing = sorted(set(expected) - set(actual))
         if missing:
             raise GraphoptError(f"the second model has no output '{missing[0]}'", "verify", "")
-        wrong = [
-            item
-            for item in compare(expected, actual, allowances(expected, tolerance, rounding))
-            if not item.ok
-        ]
+        wrong = [item for item in compare(expected, actual, allowances(expected, tolerance, rounding)) if not item.ok]
         if wrong:
             search = _Search(left, right, tolerance, rounding, threads, truth.evaluator)
             first = min(wrong, key=lambda item: search.order.get(item.name, 0))
@@ -123,21 +119,27 @@ class _Search:
 
     def upstream(self, culprit: Difference, feed: Feeds, index: int) -> Divergence:
         output, runs = culprit.name, 1
+        differing = {output: culprit}
         agreed: set[str] = set()
         while True:
-            candidates, border = self._candidates(culprit.name, agreed)
-            if not candidates:
+            # from the output anew: what was just found to agree may cut off a tensor that differs
+            reached, _ = self._reached(output, agreed)
+            culprit = next(differing[name] for name in [*reached, output] if name in differing)
+            reached, border = self._reached(culprit.name, agreed)
+            if not reached:
                 break
             runs += 1
-            found = self._probe(candidates, feed)
-            agreed.update(item.name for item in found if item.ok)
-            culprit = next((item for item in found if not item.ok), culprit)
+            for item in self._probe(reached, feed):
+                if item.ok:
+                    agreed.add(item.name)
+                else:
+                    differing[item.name] = item
         node = self._places.get(culprit.name)
         place = f"{node.op_type} '{node.name or culprit.name}'" if node is not None else "the graph"
         return Divergence(culprit.name, place, culprit, tuple(border), index, output, runs)
 
-    def _candidates(self, name: str, agreed: set[str]) -> tuple[list[str], list[str]]:
-        """Common tensors that reach ``name`` past no agreeing one; the agreeing ones that closed a path."""
+    def _reached(self, name: str, agreed: set[str]) -> tuple[list[str], list[str]]:
+        """Common tensors upstream of ``name`` behind no agreeing one; the agreeing ones that closed a path."""
         candidates, border, seen = set[str](), set[str](), {name}
         pending = list(self._sources.get(name, ()))
         while pending:

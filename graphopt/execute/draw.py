@@ -71,9 +71,7 @@ def _by_role(
 
 def _plain_numbers(generator: np.random.Generator, dtype: ir.DataType, shape: tuple[int, ...]) -> np.ndarray:
     if dtype.is_integer():
-        low, high = {"UINT8": (0, 256), "INT8": (-128, 128), "UINT4": (0, 16), "INT4": (-8, 8)}.get(
-            dtype.name, (0, 10)
-        )
+        low, high = {"UINT8": (0, 256), "INT8": (-128, 128), "UINT4": (0, 16), "INT4": (-8, 8)}.get(dtype.name, (0, 10))
         if dtype.name in ("UINT2", "INT2"):
             low, high = (0, 4) if dtype.name == "UINT2" else (-2, 2)
         return generator.integers(low, high, shape)

@@ -113,9 +113,7 @@ class _Plan:
         integers = any(port.dtype is not None and port.dtype.is_integer() for port in self.ports)
         self._most_compared = max((len(item.choices) for item in self._roles.values()), default=0)
         self.uncertain = (
-            bool(self.unknown or self._sums)
-            or integers
-            or any(kind not in ("number", "mask") for kind in kinds)
+            bool(self.unknown or self._sums) or integers or any(kind not in ("number", "mask") for kind in kinds)
         )
 
     def _check(self, port: Port) -> None:
@@ -186,9 +184,7 @@ class _Plan:
 
     def elements(self, choice: _Choice) -> int:
         """Elements of the largest input."""
-        return max(
-            (int(np.prod(self.shape(port, choice), dtype=np.float64)) for port in self.ports), default=0
-        )
+        return max((int(np.prod(self.shape(port, choice), dtype=np.float64)) for port in self.ports), default=0)
 
     def __str__(self) -> str:
         return ", ".join(f"'{port.name}': {port}" for port in self.ports)

@@ -72,9 +72,7 @@ def _source(function: Callable[..., Any]) -> str | None:
 
 
 def _start(folder: str) -> subprocess.Popen[bytes]:
-    boot = _BOOT.format(
-        path=[os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path], folder=folder
-    )
+    boot = _BOOT.format(path=[os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path], folder=folder)
     with open(Path(folder, "log"), "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-E", "-c", boot],
@@ -118,11 +116,7 @@ def _answer(folder: Path, code: int, memory_bytes: int | None, stage: str) -> An
             raise GraphoptError(content.what, content.where or stage, content.hint, usage=content.usage)
         raise _out_of_memory(memory_bytes, stage)
     tail = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-    if (
-        "bad_alloc" in "".join(tail)
-        or "MemoryError" in "".join(tail)
-        or (code == -signal.SIGKILL and memory_bytes)
-    ):
+    if "bad_alloc" in "".join(tail) or "MemoryError" in "".join(tail) or (code == -signal.SIGKILL and memory_bytes):
         raise _out_of_memory(memory_bytes, stage)
     how = _signal_name(-code) if code < 0 else f"exit code {code}"
     said = f": {tail[0][:200]}" if tail else ""

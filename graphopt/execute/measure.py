@@ -10,11 +10,12 @@ process of its own.
 from __future__ import annotations
 
 import gc
+import importlib
 import math
 import random
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,11 @@ from graphopt.ir import load, save
 from .isolate import isolated
 from .machine import peak_memory
 from .session import CPU, Session
-from .signature import Feeds, checked
+from .signature import Feeds
 
-_SLOT = (
-    0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
-)
+_SLOT = 0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
 _MOST_ROUNDS = 2001
-_STOP_SPINNING = (
-    "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs
-)
+_STOP_SPINNING = "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,7 @@ def measure(
         ratio, low, high = paired_ratio(own, times[0])
         median = 1000.0 * float(np.median(own))
         found.append(
-            Measurement(
-                item.name, median, ratio, low, high, len(own), load_s, peak, size, threads, item.provider
-            )
+            Measurement(item.name, median, ratio, low, high, len(own), load_s, peak, size, threads, item.provider)
         )
     return found
 
@@ -196,8 +191,7 @@ def _file_bytes(path: Path) -> int:
 
 def _cost(plan: dict[str, Any], feeds: dict[str, Any]) -> tuple[float, int]:
     """Load time and peak memory; runs in a child of its own."""
-    import onnxruntime  # noqa: F401  its import is no part of loading a model
-
+    importlib.import_module("onnxruntime")  # that is no part of loading a model
     _into_page_cache(Path(plan["file"]))
     times: list[float] = []
     peak = 0
@@ -224,8 +218,8 @@ def _alternate(
 ) -> list[list[float]]:
     """Seconds of one run, for each candidate and round; runs in a child that holds all sessions."""
     sessions = [Session(plan["file"], **plan["session"]) for plan in plans]
-    ready = [[checked(session.inputs, feed) for feed in feeds] for session in sessions]
-    slots = [_warm(session, given[0]) for session, given in zip(sessions, ready, strict=True)]
+    ready = [[session.prepared(feed) for feed in feeds] for session in sessions]
+    slots = [_warm(runs[0]) for runs in ready]
     order = list(range(len(sessions)))
     shuffle = random.Random(seed).shuffle
     times: list[list[float]] = [[] for _ in sessions]
@@ -236,21 +230,21 @@ def _alternate(
     while turn < rounds or (clock() - started < min_seconds * len(sessions) and turn < _MOST_ROUNDS):
         shuffle(order)
         for index in order:
-            run, given, repeats = sessions[index].run_again, ready[index][turn % len(feeds)], slots[index]
+            run, repeats = ready[index][turn % len(feeds)], slots[index]
             begin = clock()
             for _ in range(repeats):
-                run(given)
+                run()
             times[index].append((clock() - begin) / repeats)
         turn += 1
     gc.enable()
     return times
 
 
-def _warm(session: Session, feeds: dict[str, Any]) -> int:
+def _warm(run: Callable[[], object]) -> int:
     """Run until times have settled; returns how many runs fill a slot."""
     best, until, count = math.inf, time.perf_counter() + 0.2, 0
     while count < 3 or (time.perf_counter() < until and count < 50):
         begin = time.perf_counter()
-        session.run_again(feeds)
+        run()
         best, count = min(best, time.perf_counter() - begin), count + 1
     return max(1, math.ceil(_SLOT / max(best, 1e-7)))

@@ -40,9 +40,7 @@ class Reference:
 
         proto = source.whole()
         if proto.ir_version > onnx.IR_VERSION:
-            raise GraphoptError(
-                f"IR version {proto.ir_version} is unknown", source.name, "re-export the model"
-            )
+            raise GraphoptError(f"IR version {proto.ir_version} is unknown", source.name, "re-export the model")
         model = ir.from_proto(proto)
         self.inputs = tuple(port(item, required=not item.is_initializer()) for item in model.graph.inputs)
         known = {item.name: port(item) for item in model.graph.outputs}

@@ -130,9 +130,7 @@ def role(value: ir.Value) -> Role:
     integer = value.dtype is not None and value.dtype.is_integer()
     if result.kind == "number" and value.dtype == ir.DataType.BOOL:
         result.kind = "false" if _FLAG.search(name) else "mask"
-    if result.kind in ("number", "index") and (
-        integer or value.dtype == ir.DataType.BOOL or result.kind == "number"
-    ):
+    if result.kind in ("number", "index") and (integer or value.dtype == ir.DataType.BOOL or result.kind == "number"):
         if _MASK.search(name) and result.kind == "number":
             result.kind = "mask"
         elif integer and _POSITION.search(name):
@@ -270,7 +268,5 @@ def _sizes(value: ir.Value) -> dict[int, int]:
             and len(sizes) == 2
             and not ("transA" in node.attributes and node.attributes["transA"].as_int())
         ):
-            found[last] = sizes[
-                1 if "transB" in node.attributes and node.attributes["transB"].as_int() else 0
-            ]
+            found[last] = sizes[1 if "transB" in node.attributes and node.attributes["transB"].as_int() else 0]
     return found

@@ -57,8 +57,7 @@ class Rounding:
         self._coarsest = _coarsest(model)
         self._bounded = _bounded(model)
         self._quantises = any(
-            node.op_type in _QUANTISERS and node.inputs and not _is_weight(node.inputs[0])
-            for node in _nodes(model)
+            node.op_type in _QUANTISERS and node.inputs and not _is_weight(node.inputs[0]) for node in _nodes(model)
         )
 
     def tolerance(self, name: str, dtype: np.dtype) -> Tolerance:
@@ -91,9 +90,7 @@ def _bounded(model: ir.Model) -> set[str]:
     found: set[str] = set()
     for node in model.graph:
         first = node.inputs[0] if node.inputs else None
-        if node.op_type in _BOUNDED or (
-            node.op_type in _SHAPE_ONLY and first is not None and first.name in found
-        ):
+        if node.op_type in _BOUNDED or (node.op_type in _SHAPE_ONLY and first is not None and first.name in found):
             found.update(output.name for output in node.outputs if output.name)
     return found
 
@@ -138,9 +135,7 @@ def _coarsest(model: ir.Model) -> np.dtype | None:
             if output.dtype is not None and node.op_type != "Constant":
                 kinds.add(output.dtype)
         if node.op_type == "Cast":
-            kinds.add(
-                ir.DataType(node.attributes["to"].as_int()) if "to" in node.attributes else ir.DataType.FLOAT
-            )
+            kinds.add(ir.DataType(node.attributes["to"].as_int()) if "to" in node.attributes else ir.DataType.FLOAT)
         else:
             kinds.update(
                 value.dtype

@@ -10,7 +10,8 @@ A provider is used or refused, never replaced by another one.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +59,8 @@ class Session:
             that only without optimisations and on the CPU provider. Either name asks for that one.
 
     Attributes:
-        inputs, outputs: the signature.
+        inputs: the inputs in the model's order; those with default values last, and not required.
+        outputs: the outputs in the model's order.
         evaluator: ``onnxruntime`` or ``onnx.reference``.
 
     Raises:
@@ -81,10 +83,13 @@ class Session:
         self._source = model if isinstance(model, Loadable) else Loadable(model)
         self._taps = None if outputs is None else tuple(outputs)
         self._may_refer = evaluator == "auto" and not optimized and provider == CPU
-        self._reference: Any = None
+        self._reference: Reference | None = None
         self._session: Any = None
+        self.inputs: tuple[Port, ...]
+        self.outputs: tuple[Port, ...]
         if evaluator == "onnx.reference":
             self._reference = Reference(self._source, self._taps)
+            self.inputs, self.outputs = self._reference.inputs, self._reference.outputs
             return
         try:
             self._session = _open(
@@ -100,28 +105,15 @@ class Session:
         except _RuntimeFailure as failure:
             if not (self._may_refer and failure.no_kernel and self._refer()):
                 raise failure.as_error("loading", self._source.name) from None
+            return
+        optional = (runtime_port(item, required=False) for item in self._session.get_overridable_initializers())
+        self.inputs = (*map(runtime_port, self._session.get_inputs()), *optional)
+        self.outputs = tuple(map(runtime_port, self._session.get_outputs()))
 
     @property
     def evaluator(self) -> Literal["onnxruntime", "onnx.reference"]:
         """Who computes: ``onnxruntime`` or ``onnx.reference``."""
         return "onnxruntime" if self._reference is None else "onnx.reference"
-
-    @property
-    def inputs(self) -> tuple[Port, ...]:
-        """The inputs in the model's order; those with default values last, and not required."""
-        if self._reference is not None:
-            return self._reference.inputs
-        optional = (
-            runtime_port(item, required=False) for item in self._session.get_overridable_initializers()
-        )
-        return (*map(runtime_port, self._session.get_inputs()), *optional)
-
-    @property
-    def outputs(self) -> tuple[Port, ...]:
-        """The outputs in the model's order."""
-        if self._reference is not None:
-            return self._reference.outputs
-        return tuple(map(runtime_port, self._session.get_outputs()))
 
     def run(self, feeds: Feeds) -> dict[str, Any]:
         """The outputs by name: arrays, lists of arrays for sequences, None for an empty optional.
@@ -139,15 +131,18 @@ class Session:
             return _run(self._session, self.outputs, self.inputs, given)
         except _RuntimeFailure as failure:
             if self._may_refer and failure.no_kernel and self._refer():
-                return self._reference.run(given)
+                return self.run(feeds)
             raise failure.as_error("running", self._source.name) from None
 
-    def run_again(self, feeds: dict[str, Any]) -> None:
-        """Run on feeds that ``run`` has accepted before, and drop the outputs: the inner loop of timing."""
-        if self._session is None:
-            self._reference.run(feeds)
-        else:
-            self._session.run(None, feeds)
+    def prepared(self, feeds: Feeds) -> Callable[[], object]:
+        """A function that runs on these feeds, checked and converted once: the inner loop of timing."""
+        given = checked(self.inputs, feeds)
+        if self._reference is not None:
+            return partial(self._reference.run, given)
+        ready, names = _ready(self.inputs, given), [item.name for item in self.outputs]
+        if _any_exotic(self.outputs):
+            return partial(self._session.run_with_ort_values, names, _as_values(ready))
+        return partial(self._session.run, names, ready)
 
     def _refer(self) -> bool:
         """Take the reference evaluator instead, if it knows all operators."""
@@ -155,6 +150,7 @@ class Session:
             self._reference = Reference(self._source, self._taps)
         except Exception:  # noqa: BLE001  whatever it lacks, the error to report is ONNX Runtime's
             return False
+        self.inputs, self.outputs = self._reference.inputs, self._reference.outputs
         self._session = None
         return True
 
@@ -168,9 +164,7 @@ class _RuntimeFailure(Exception):
 
     @property
     def no_kernel(self) -> bool:
-        return (
-            any(mark in self.text for mark in _NO_KERNEL) or _UNSUPPORTED_TYPE.search(self.text) is not None
-        )
+        return any(mark in self.text for mark in _NO_KERNEL) or _UNSUPPORTED_TYPE.search(self.text) is not None
 
     def as_error(self, stage: str, name: str) -> GraphoptError:
         unknown = _UNKNOWN_OPERATOR.search(self.text)
@@ -211,17 +205,13 @@ def _open(
             usage=True,
         )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = (
-        4  # failures come back as exceptions; the log would only repeat them on stderr
-    )
+    options.log_severity_level = 4  # failures come back as exceptions; the log would only repeat them on stderr
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     payload, entries = source.payload(outputs)
-    if (
-        not optimized
-    ):  # a packed weight takes another kernel: bits would depend on which operand is a constant
+    if not optimized:  # a packed weight takes another kernel: bits would depend on which operand is a constant
         entries = {"session.disable_prepacking": "1", **entries}
     for key, entry in {**entries, **config}.items():
         options.add_session_config_entry(key, str(entry))
@@ -244,30 +234,37 @@ def _open(
     return session
 
 
-def _run(
-    session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]
-) -> dict[str, Any]:
-    ready = {
-        item.name: values.to_runtime(feeds[item.name], item.dtype)
-        if item.dtype is not None
-        and values.is_exotic(item.dtype)
-        and isinstance(feeds[item.name], np.ndarray)
-        else feeds[item.name]
-        for item in inputs
-        if item.name in feeds
-    }
+def _run(session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]) -> dict[str, Any]:
+    ready = _ready(inputs, feeds)
     names = [item.name for item in outputs]
     try:
-        if not any(item.kind == "tensor" and values.is_exotic(item.dtype) for item in outputs):
+        if not _any_exotic(outputs):
             return dict(zip(names, session.run(names, ready), strict=True))
-        found = session.run_with_ort_values(
-            names, {name: _as_value(name, given) for name, given in ready.items()}
-        )
+        found = session.run_with_ort_values(names, _as_values(ready))
     except GraphoptError:
         raise
     except Exception as error:
         raise _RuntimeFailure(str(error)) from error
     return {item.name: values.from_runtime(value, item) for item, value in zip(outputs, found, strict=True)}
+
+
+def _ready(inputs: Sequence[Port], feeds: dict[str, Any]) -> dict[str, Any]:
+    """The feeds with ``OrtValue``s for arrays of element types numpy lacks."""
+    return {
+        item.name: values.to_runtime(feeds[item.name], item.dtype)
+        if item.dtype is not None and values.is_exotic(item.dtype) and isinstance(feeds[item.name], np.ndarray)
+        else feeds[item.name]
+        for item in inputs
+        if item.name in feeds
+    }
+
+
+def _any_exotic(outputs: Sequence[Port]) -> bool:
+    return any(item.kind == "tensor" and values.is_exotic(item.dtype) for item in outputs)
+
+
+def _as_values(ready: dict[str, Any]) -> dict[str, Any]:
+    return {name: _as_value(name, given) for name, given in ready.items()}
 
 
 def _as_value(name: str, given: Any) -> Any:

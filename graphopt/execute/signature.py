@@ -55,7 +55,7 @@ def signature(model: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
 
 def port(value: ir.Value, required: bool = True) -> Port:
     """The port of a graph input or output, as the file declares it."""
-    kinds = {
+    kinds: dict[type[Any], str] = {
         ir.TensorType: "tensor",
         ir.SequenceType: "sequence",
         ir.OptionalType: "optional",
@@ -126,7 +126,8 @@ def checked(ports: Sequence[Port], feeds: Feeds, where: str = "feeds") -> dict[s
     by_name = {item.name: item for item in ports}
     for name in feeds:
         if name not in by_name:
-            close = difflib.get_close_matches(name, by_name, 1)
+            lower = {known.lower(): known for known in by_name}
+            close = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, 1)]
             raise GraphoptError(
                 f"the model has no input '{name}'",
                 where,
@@ -135,9 +136,7 @@ def checked(ports: Sequence[Port], feeds: Feeds, where: str = "feeds") -> dict[s
     missing = [item.name for item in ports if item.required and item.name not in feeds]
     if missing:
         raise GraphoptError(
-            f"input {_listed(missing)} is not fed"
-            if len(missing) == 1
-            else f"inputs {_listed(missing)} are not fed",
+            f"input {_listed(missing)} is not fed" if len(missing) == 1 else f"inputs {_listed(missing)} are not fed",
             where,
             f"feed one array for each of: {_listed(by_name)}",
         )

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from .signature import Port
 
-_BATCH = (1, 2, 4, 8)
+_BATCH = (1, 2, 4, 8, 16, 32, 3, 64, 128)
 _IMAGE = (64, 224, 48, 32, 96, 128, 256, 320, 640, 16, 8, 1, 2, 3)
 _SIGNAL = (16, 8, 64, 32, 128, 1, 2, 4, 224, 256, 512, 576, 1024, 4096, 16000, 48000)
 _BATCH_NAME = re.compile(r"batch|\A[nN]\Z|\Abs\Z", re.IGNORECASE)

@@ -98,9 +98,7 @@ def verify(
     try:
         other = Session(b, optimized=False, threads=threads, evaluator=truth.evaluator)
     except GraphoptError as error:
-        return Verdict(
-            False, problems=(f"the second model does not load: {error.what}",), evaluator=truth.evaluator
-        )
+        return Verdict(False, problems=(f"the second model does not load: {error.what}",), evaluator=truth.evaluator)
     problems = [
         *_interface("input", truth.inputs, other.inputs),
         *_interface("output", truth.outputs, other.outputs),
@@ -129,16 +127,12 @@ def verify(
     return collected.verdict(truth.evaluator)
 
 
-def allowances(
-    expected: Feeds, given: Tolerance | None, rounding: Rounding | None
-) -> Tolerance | dict[str, Tolerance]:
+def allowances(expected: Feeds, given: Tolerance | None, rounding: Rounding | None) -> Tolerance | dict[str, Tolerance]:
     """The tolerance of each value: the given one, or what the rounding of the first model explains."""
     if given is not None:
         return given
     assert rounding is not None
-    return {
-        name: rounding.tolerance(name, dtype) for name, value in expected.items() if (dtype := _dtype(value))
-    }
+    return {name: rounding.tolerance(name, dtype) for name, value in expected.items() if (dtype := _dtype(value))}
 
 
 def _dtype(value: Any) -> np.dtype | None:
@@ -169,9 +163,7 @@ class _Collected:
 
     def verdict(self, evaluator: str) -> Verdict:
         outputs = tuple(item for name, item in self._worst.items() if name not in self.random)
-        notes = tuple(
-            f"output '{name}' is NaN in every element" for name, nan in self._all_nan.items() if nan
-        )
+        notes = tuple(f"output '{name}' is NaN in every element" for name, nan in self._all_nan.items() if nan)
         ok = all(item.ok for item in outputs)
         return Verdict(ok, outputs, (), tuple(self.random), notes, self.feeds, evaluator)
 
@@ -179,9 +171,7 @@ class _Collected:
 def _worse(first: Difference | None, second: Difference) -> Difference:
     if first is None:
         return second
-    worst = max(
-        first, second, key=lambda item: (not item.ok, item.max_abs if item.max_abs == item.max_abs else 0.0)
-    )
+    worst = max(first, second, key=lambda item: (not item.ok, item.max_abs if item.max_abs == item.max_abs else 0.0))
     return replace(
         worst,
         max_abs=_larger(first.max_abs, second.max_abs),
@@ -213,7 +203,5 @@ def _interface(kind: str, a: tuple[Port, ...], b: tuple[Port, ...]) -> list[str]
     for name, port in before.items():
         other = after[name]
         if port.dtype != other.dtype and port.dtype is not None and other.dtype is not None:
-            problems.append(
-                f"{kind} '{name}' is {other.dtype.name.lower()} instead of {port.dtype.name.lower()}"
-            )
+            problems.append(f"{kind} '{name}' is {other.dtype.name.lower()} instead of {port.dtype.name.lower()}")
     return problems

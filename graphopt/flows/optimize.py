@@ -9,12 +9,12 @@ from typing import Any
 import onnx_ir as ir
 
 from ..calibrate.data import CalibrationData
-from ..errors import GraphoptError
-from ..events import Events, silent
+from ..events import Event, Events, silent
 from ..ir import history, load, save
 from ..pipeline import Context, Outcomes, PassManager, Recipe
 from ..pipeline.manager import Verify
 from ..target import Target, find_target
+from .places import refuse_overwriting, refuse_unwritable
 from .preflight import preflight
 from .stats import ModelStats, stats
 
@@ -29,6 +29,7 @@ class Optimized:
         target: for which place.
         outcomes: every pass's account, and the verdict.
         before, after: node, operator, parameter and byte counts.
+        feeds: what verification ran on, in words.
     """
 
     model: ir.Model
@@ -37,6 +38,7 @@ class Optimized:
     outcomes: Outcomes
     before: ModelStats
     after: ModelStats
+    feeds: str = "random feeds"
 
     def as_json(self) -> dict[str, Any]:
         """The ``result`` event of ``graphopt optimize --json``."""
@@ -48,6 +50,7 @@ class Optimized:
             "changed": self.outcomes.changed,
             "before": self.before.as_json(),
             "after": self.after.as_json(),
+            "feeds": self.feeds,
             "verify": verdict.as_json()
             if verdict is not None
             else {"verdict": "not verified", "why": self.outcomes.unverified},
@@ -103,37 +106,37 @@ def optimize(
     """
     request = request or Request()
     target = find_target(request.target)
-    recipe = Recipe.read(request.recipe if request.recipe is not None else target.recipe)
+    recipe = read_recipe(request, target)
+    path = None if isinstance(source, ir.Model) else Path(source)
     if output is not None:
         refuse_unwritable(Path(output))
+        if path is not None:
+            refuse_overwriting(path, Path(output))
     original = source if isinstance(source, ir.Model) else load(source)
+    if output is not None and path is not None:
+        refuse_overwriting(path, Path(output), original)
     before = stats(original)
     data = request.data.for_model(original) if request.data is not None else None
-    if request.isolate and not isinstance(source, ir.Model):
-        preflight(Path(source), run=request.verify != "off", data=data, seed=request.seed)
-    context = Context(target=target, data=data, seed=request.seed, events=request.events)
+    say = request.events
+    say(Event("progress", {"stage": "start", "nodes": before.nodes, "passes": list(map(str, recipe.passes))}))
+    if request.isolate and path is not None:
+        say(Event("progress", {"stage": "trying the model in a child process"}))
+        preflight(path, run=request.verify != "off", data=data, seed=request.seed)
+    context = Context(target=target, data=data, seed=request.seed, events=say)
     manager = PassManager(recipe, verify=request.verify, strict=request.strict)
-    model, outcomes = manager.run(original if isinstance(source, ir.Model) else Path(source), context)
+    model, outcomes = manager.run(original if path is None else path, context)
     if outcomes.changed:
         history.record(model, f"optimize --target {target.name} --recipe '{recipe}'")
-    result = Optimized(model, recipe, target, outcomes, before, stats(model))
+    feeds = data.where if data is not None else f"random feeds, seed {request.seed}"
+    result = Optimized(model, recipe, target, outcomes, before, stats(model), feeds)
+    if outcomes.verdict is not None:
+        say(Event("verify", outcomes.verdict.as_json()))
     if output is not None:
+        say(Event("progress", {"stage": "writing", "path": str(output)}))
         save(model, Path(output))
     return result
 
 
-def refuse_unwritable(output: Path) -> None:
-    """Say at once, not after minutes of work, that the result has no place to go."""
-    import os
-
-    folder = output.parent
-    if output.is_dir():
-        raise GraphoptError(
-            "the output is a folder", str(output), "name a file, such as model.opt.onnx", usage=True
-        )
-    if not folder.is_dir():
-        raise GraphoptError("the output's folder does not exist", str(folder), "make it first", usage=True)
-    if not os.access(folder, os.W_OK) or (output.exists() and not os.access(output, os.W_OK)):
-        raise GraphoptError(
-            "the output cannot be written: no permission", str(output), "choose another place"
-        )
+def read_recipe(request: Request, target: Target) -> Recipe:
+    """The recipe that was asked for, or the target's own."""
+    return Recipe.read(request.recipe if request.recipe is not None else target.recipe)

@@ -1,8 +1,8 @@
 """Trying a stranger's model in a child process first.
 
-Shape inference and ONNX Runtime are native or heavy code that a hostile or broken model can crash, hang or fill the memory with.
-In a child with limits each of these becomes an error that names the stage; what the child survived, this process
-does again without fear.
+Shape inference and ONNX Runtime are native or heavy code that a hostile or broken model can crash, hang or fill the
+memory with. In a child with limits each of these becomes an error that names the stage; what the child survived, this
+process does again without fear.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from ..calibrate.data import CalibrationData
 from ..errors import GraphoptError
 from ..execute.isolate import isolated
+from .limits import limits
 
 TIMEOUT = 300.0
-MEMORY_SHARE = 0.8
 
 
 def preflight(path: Path, *, run: bool, data: CalibrationData | None = None, seed: int = 0) -> None:
@@ -31,16 +31,10 @@ def preflight(path: Path, *, run: bool, data: CalibrationData | None = None, see
     Raises:
         GraphoptError: it crashed, hung or ran out of memory; says at which stage.
     """
-    import psutil
-
-    limits: dict[str, Any] = {
-        "timeout": TIMEOUT,
-        "memory_bytes": int(psutil.virtual_memory().total * MEMORY_SHARE),
-    }
-    isolated(_infer, str(path), stage=f"shape inference of {path}", **limits)
+    isolated(_infer, str(path), stage=f"shape inference of {path}", **limits(TIMEOUT))
     if run:
         feed = next(islice(data, 1), None) if data is not None else None
-        isolated(_run, str(path), feed, seed, stage=f"running {path} in ONNX Runtime", **limits)
+        isolated(_run, str(path), feed, seed, stage=f"running {path} in ONNX Runtime", **limits(TIMEOUT))
 
 
 def _infer(path: str) -> None:

@@ -21,20 +21,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from ..errors import GraphoptError
 from ..execute.machine import machine
 from ..ir.atomic import storage_error, write_file
+from .plain import plain
 
 
 class RunFolder:
@@ -173,9 +170,7 @@ class RunFolder:
 
     def _append(self, name: str, record: object) -> None:
         """One line, one write: concurrent readers see whole lines but for the last."""
-        line = (
-            json.dumps(_plain(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
-        )
+        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
         path = self.path / name
         try:
             with path.open("ab+") as stream:
@@ -189,7 +184,7 @@ class RunFolder:
             raise storage_error(problem, path) from problem
 
     def _write_json(self, name: str, record: object) -> None:
-        text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False, indent=2)
+        text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False, indent=2)
         self._write(name, text + "\n")
 
     def _write(self, name: str, text: str) -> None:
@@ -226,22 +221,3 @@ def _source(path: Path) -> dict[str, object]:
 def _slug(text: str) -> str:
     """The text as part of a folder's name on any file system."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:60].rstrip("-.")
-
-
-def _plain(value: object) -> Any:
-    """The value in JSON's types; non-finite numbers as text, what JSON does not know by its ``str``."""
-    if isinstance(value, Enum):
-        return _plain(value.value) if isinstance(value.value, str) else value.name.lower()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.repr}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
-        return [_plain(item) for item in items]
-    as_list = getattr(value, "tolist", None)  # numpy's numbers and arrays
-    return _plain(as_list()) if callable(as_list) else str(value)

@@ -72,9 +72,7 @@ def _run_checker(path: str | os.PathLike[str]) -> None:
         onnx.checker.check_model(os.fspath(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        where = next(
-            (line[len("==> Context: ") :] for line in lines if line.startswith("==> Context: ")), "the model"
-        )
+        where = next((line[len("==> Context: ") :] for line in lines if line.startswith("==> Context: ")), "the model")
         raise GraphoptError(
             f"onnx.checker: {lines[0] if lines else error}", where, "the model breaks the ONNX standard"
         )
@@ -93,14 +91,12 @@ def _views(model: ir.Model) -> Iterator[Root]:
 def _view(graph: ir.Graph, place: str) -> View:
     for name, value in graph.initializers.items():
         if value.const_value is None:
-            raise GraphoptError(
-                "an initializer has no data", f"initializer '{name}' of {place}", "give it a tensor"
-            )
+            raise GraphoptError("an initializer has no data", f"initializer '{name}' of {place}", "give it a tensor")
     return View(
         place,
         [(value.name, value) for value in graph.inputs],
         [(value.name, value) for value in graph.initializers.values()],
-        [_step(node) for node in graph],
+        lambda: map(_step, graph),
         [(value.name, value) for value in graph.outputs],
     )
 

@@ -127,7 +127,7 @@ def views(proto: onnx.ModelProto) -> Iterator[Root]:
             place,
             _names(function.input),
             [],
-            [_step(node) for node in function.node],
+            lambda nodes=function.node: map(_step, nodes),
             _names(function.output),
         )
         key = (_domain(function.domain), function.name, function.overload)
@@ -153,7 +153,7 @@ def _view(graph: onnx.GraphProto, place: str) -> View:
         place,
         [(info.name, None) for info in graph.input],
         initializers,
-        [_step(node) for node in graph.node],
+        lambda: map(_step, graph.node),
         [(info.name, None) for info in graph.output],
     )
 
@@ -164,9 +164,7 @@ def _step(node: onnx.NodeProto) -> Step:
     if attributes:
         names = {attribute.name for attribute in attributes}
         if len(names) != len(attributes):
-            raise GraphoptError(
-                "a node has one of its attributes twice", node_place(node), "the model is damaged"
-            )
+            raise GraphoptError("a node has one of its attributes twice", node_place(node), "the model is damaged")
         for attribute in attributes:
             if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
                 raise GraphoptError(

@@ -92,6 +92,15 @@ def _forget(value: ir.Value) -> None:
         del value.metadata_props[SYM_DATA_KEY]
 
 
+def _forget_inside(graph: ir.Graph) -> None:
+    """What a wrong guess has left behind, at every depth."""
+    for node in graph:
+        for value in node.outputs:
+            _forget(value)
+        for inner in subgraphs(node):
+            _forget_inside(inner)
+
+
 @contextmanager
 def _defaults_hidden(body: Body) -> Iterator[None]:
     hidden = [
@@ -181,6 +190,7 @@ class _Inference:
             ):
                 break
             invariant = False
+            _forget_inside(body)
         for index, output in enumerate(node.outputs):
             source = body.outputs[first_output + index] if first_output + index < len(body.outputs) else None
             if source is not None and source.dtype is not None:

@@ -33,12 +33,12 @@ class Step:
 
 @dataclass(slots=True)
 class View:
-    """One graph, however it is represented."""
+    """One graph, however it is represented; its steps are made anew at each call, not kept."""
 
     place: str
     inputs: list[Named]
     initializers: list[Named]
-    steps: list[Step]
+    steps: Callable[[], Iterable[Step]]
     outputs: list[Named]
 
 
@@ -125,11 +125,9 @@ class _Walk:
             if name in seen:
                 raise _twice(name, f"initializers of {view.place}")
             seen.add(name)
-            if (
-                name not in own or own[name] is not value
-            ):  # on an input it is a default, not a second definition
+            if name not in own or own[name] is not value:  # on an input it is a default, not a second definition
                 self._declare((name, value), own, hidden, lambda: f"initializer of {view.place}")
-        for step in view.steps:
+        for step in view.steps():
             self._step(step, own, hidden)
         self._outputs(view, own)
         late = [read for read in self._open if read.name in own and own[read.name] is read.value]
@@ -139,9 +137,7 @@ class _Walk:
             self._findings.unsorted.append(
                 GraphoptError(f"tensor '{read.name}' is used before it is produced", read.place(), _SORT)
             )
-        self._open = before + [
-            read for read in self._open if not (read.name in own and own[read.name] is read.value)
-        ]
+        self._open = before + [read for read in self._open if not (read.name in own and own[read.name] is read.value)]
         for name in own:
             del self._visible[name]
         self._visible.update(hidden)
@@ -182,9 +178,7 @@ class _Walk:
         if name in self._visible:
             hidden[name] = self._visible[name]
             self._findings.shadows.append(
-                GraphoptError(
-                    f"tensor '{name}' has the name of a tensor of an outer graph", place(), "rename it"
-                )
+                GraphoptError(f"tensor '{name}' has the name of a tensor of an outer graph", place(), "rename it")
             )
         own[name] = self._visible[name] = value
 
@@ -201,14 +195,10 @@ class _Walk:
                         place,
                         "put an Identity node in between",
                     )
-                raise GraphoptError(
-                    f"the output '{name}' is not produced by any node", place, "the model is damaged"
-                )
+                raise GraphoptError(f"the output '{name}' is not produced by any node", place, "the model is damaged")
             if name in listed:
                 self._findings.repeated.append(
-                    GraphoptError(
-                        f"the output '{name}' is listed twice", place, "put an Identity node in between"
-                    )
+                    GraphoptError(f"the output '{name}' is listed twice", place, "put an Identity node in between")
                 )
             listed.add(name)
 
@@ -226,9 +216,7 @@ _SORT = "the nodes must be sorted topologically"
 
 
 def _twice(name: str | None, place: str) -> GraphoptError:
-    return GraphoptError(
-        f"the name '{name}' is given to two tensors of one graph", place, "the model is damaged"
-    )
+    return GraphoptError(f"the name '{name}' is given to two tensors of one graph", place, "the model is damaged")
 
 
 def _all_reads(step: Step) -> set[str]:
@@ -236,17 +224,18 @@ def _all_reads(step: Step) -> set[str]:
     found = {name for name, _ in step.reads if name}
     for body in step.bodies:
         own = {name for name, _ in (*body.inputs, *body.initializers)}
-        own.update(name for inner in body.steps for name, _ in inner.writes)
-        found.update(*(_all_reads(inner) - own for inner in body.steps))
+        own.update(name for inner in body.steps() for name, _ in inner.writes)
+        found.update(*(_all_reads(inner) - own for inner in body.steps()))
     return found
 
 
 def _require_acyclic(view: View) -> None:
     """Kahn's algorithm over the nodes of one graph; what nested graphs capture counts as read by the node."""
-    producer = {name: index for index, step in enumerate(view.steps) for name, _ in step.writes if name}
-    users: list[list[int]] = [[] for _ in view.steps]
-    missing = [0] * len(view.steps)
-    for index, step in enumerate(view.steps):
+    steps = list(view.steps())
+    producer = {name: index for index, step in enumerate(steps) for name, _ in step.writes if name}
+    users: list[list[int]] = [[] for _ in steps]
+    missing = [0] * len(steps)
+    for index, step in enumerate(steps):
         for source in {producer[name] for name in _all_reads(step) if name in producer}:
             users[source].append(index)
             missing[index] += 1
@@ -258,22 +247,16 @@ def _require_acyclic(view: View) -> None:
             missing[user] -= 1
             if missing[user] == 0:
                 ready.append(user)
-    if done == len(view.steps):
+    if done == len(steps):
         return
     first = next(index for index, count in enumerate(missing) if count)
     trail: dict[int, None] = {}
     while first not in trail:  # backwards along unmet needs: this must come round
         trail[first] = None
-        first = next(
-            p
-            for n in sorted(_all_reads(view.steps[first]))
-            if (p := producer.get(n)) is not None and missing[p]
-        )
+        first = next(p for n in sorted(_all_reads(steps[first])) if (p := producer.get(n)) is not None and missing[p])
     ring = list(trail)[list(trail).index(first) :]
-    names = " <- ".join(view.steps[index].place() for index in (*ring[:4], ring[0]))
-    raise GraphoptError(
-        f"{view.place} has a cycle", names, "a node cannot need its own result: the model is damaged"
-    )
+    names = " <- ".join(steps[index].place() for index in (*ring[:4], ring[0]))
+    raise GraphoptError(f"{view.place} has a cycle", names, "a node cannot need its own result: the model is damaged")
 
 
 def _require_no_recursion(called: Mapping[tuple[str, str, str], list[tuple[str, str, str]]]) -> None:
@@ -285,9 +268,7 @@ def _require_no_recursion(called: Mapping[tuple[str, str, str], list[tuple[str, 
         stack = [(start, iter(called[start]))]
         while stack:
             key, pending = stack[-1]
-            callee = next(
-                (name for name in pending if name in called and entered.get(name) is not False), None
-            )
+            callee = next((name for name in pending if name in called and entered.get(name) is not False), None)
             if callee is None:
                 entered[key] = False
                 stack.pop()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from .conditions import Condition
-from .paths import Step, fits, walk, ways_to
+from .paths import Step, Walker, fits, ways_to
 from .pattern import Pattern
 
 STEPS = 24
@@ -51,6 +51,16 @@ class Matcher:
         self.conditions = tuple(conditions)
         self.limit = 64 + STEPS * sum(1 + len(node.operands) for node in pattern.nodes)
         self.public = frozenset((item.node, item.index) for item in pattern.outputs.values())
+        self.walker = Walker(pattern, frozenset() if shared else self._inner())
+
+    def _inner(self) -> frozenset[tuple[int, int]]:
+        every = {
+            (node.index, number)
+            for node in self.pattern.nodes
+            for number in range(len(node.targets))
+            if node.index not in self.kept
+        }
+        return frozenset(every - self.public)
 
     def _nearest_root(self) -> tuple[int, tuple[Step, ...]]:
         roots = [
@@ -76,8 +86,8 @@ class Matcher:
         """The nodes that could be the anchor of a match that contains a node."""
         for pattern_node in self.pattern.nodes:
             if fits(pattern_node, node, node.graph) and (way := self.ways.get(pattern_node.index)) is not None:
-                yield from walk(self.pattern, way, pattern_node.index, node)
+                yield from self.walker.walk(way, pattern_node.index, node)
 
     def roots(self, anchor: ir.Node) -> list[ir.Node]:
         """The nodes that could be the root of a match with this anchor."""
-        return list(dict.fromkeys(walk(self.pattern, self.up, self.anchor, anchor)))
+        return list(dict.fromkeys(self.walker.walk(self.up, self.anchor, anchor)))

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from .pattern import Output, Pattern, PatternNode
 from .schema import COMMUTATIVE
 from .syntax import Variable
-from .uses import FANOUT, first_uses
+from .uses import FANOUT, first_uses, use_count
 
 UP, DOWN, SIDE = "up", "down", "side"
 _COST = {UP: 1, DOWN: 1, SIDE: 10}  # sideways goes through a value with any number of users
@@ -84,35 +84,49 @@ def fits(pattern_node: PatternNode, node: ir.Node, graph: ir.Graph | None) -> bo
     return (node.domain, node.op_type) in pattern_node.choices and node.graph is graph and not node.overload
 
 
-def walk(pattern: Pattern, way: tuple[Step, ...], start: int, node: ir.Node) -> Iterator[ir.Node]:
-    """The nodes at the end of a way that begins at a node, also past operators that may be missing."""
-    return islice(_walk(pattern, way, pattern.nodes[start], node, None), FANOUT)
+class Walker:
+    """Walks ways through the graph.
 
+    Args:
+        pattern: whose ways.
+        inner: outputs of the pattern, as (operator, number), that nothing outside of a match may use. A value with
+            too many users is none of these.
+    """
 
-def _walk(
-    pattern: Pattern, way: tuple[Step, ...], at: PatternNode, node: ir.Node | None, value: ir.Value | None
-) -> Iterator[ir.Node]:
-    """``node`` stands for the operator ``at``; when that is missing, ``value`` passes through it."""
-    if not way:
-        if node is not None:
-            yield node
-        return
-    step, rest = way[0], way[1:]
-    target = pattern.nodes[step.target]
-    for leaving in _leave(step, node, value):
-        if step.kind == DOWN:
-            producer = leaving.producer()
-            graph = node.graph if node is not None else None
-            if producer is not None and fits(target, producer, graph or producer.graph):
-                yield from _walk(pattern, rest, target, producer, None)
-            passes = True
-        else:
-            for user, position in first_uses(leaving):
-                if (position == step.there or _commutes(user)) and fits(target, user, user.graph):
-                    yield from _walk(pattern, rest, target, user, None)
-            passes = step.there == 0
-        if target.call.skippable and passes:
-            yield from _walk(pattern, rest, target, None, leaving)
+    def __init__(self, pattern: Pattern, inner: frozenset[tuple[int, int]]) -> None:
+        self._nodes = pattern.nodes
+        self._inner = inner
+
+    def walk(self, way: tuple[Step, ...], start: int, node: ir.Node) -> Iterator[ir.Node]:
+        """The nodes at the end of a way that begins at a node, also past operators that may be missing."""
+        return islice(self._walk(way, self._nodes[start], node, None), FANOUT)
+
+    def _walk(
+        self, way: tuple[Step, ...], at: PatternNode, node: ir.Node | None, value: ir.Value | None
+    ) -> Iterator[ir.Node]:
+        """``node`` stands for the operator ``at``; when that is missing, ``value`` passes through it."""
+        if not way:
+            if node is not None:
+                yield node
+            return
+        step, rest = way[0], way[1:]
+        target = self._nodes[step.target]
+        for leaving in _leave(step, node, value):
+            if step.kind == DOWN:
+                producer = leaving.producer()
+                graph = node.graph if node is not None else None
+                if producer is not None and fits(target, producer, graph or producer.graph):
+                    yield from self._walk(rest, target, producer, None)
+                passes = True
+            else:
+                if step.kind == UP and (at.index, step.here) in self._inner and use_count(leaving) > FANOUT:
+                    continue
+                for user, position in first_uses(leaving):
+                    if (position == step.there or _commutes(user)) and fits(target, user, user.graph):
+                        yield from self._walk(rest, target, user, None)
+                passes = step.there == 0
+            if target.call.skippable and passes:
+                yield from self._walk(rest, target, None, leaving)
 
 
 def _leave(step: Step, node: ir.Node | None, value: ir.Value | None) -> Iterator[ir.Value]:

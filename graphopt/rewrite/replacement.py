@@ -16,7 +16,7 @@ from .lexer import syntax_error
 from .match import Match
 from .parser import parse
 from .pattern import Pattern
-from .schema import call_is_legal, history, objection
+from .schema import call_is_legal, history, objection, schema
 from .syntax import AttributeVariable, Choice, Number, Operator, Program, Term, Variable, Vector
 from .tape import Tape
 from .types import literal_type, result_type
@@ -57,11 +57,14 @@ class Replacement:
             elif match is not None:
                 yield term, match.labels[str(term.label)], outputs
 
-    def objection(self, match: Match, domains: Mapping[str, int]) -> str | None:
-        """Why the replacement cannot be written at this place, or None."""
+    def objection(self, match: Match, domains: Mapping[str, int], imports: Mapping[str, int]) -> str | None:
+        """Why the replacement cannot be written at this place, or None; see ``Rewrite.objection``."""
         for call, choice, outputs in self.calls(match):
             if (reason := _version_objection(call, choice, outputs, match.body, domains)) is not None:
                 return reason
+            here, main = match.body.version(choice[0]), imports.get(choice[0])
+            if main is not None and schema(*choice, here) is not schema(*choice, main):
+                return f"{choice[1]} differs between the function's opset {here} and the model's {main}"
         types = _Types(self, match)
         for statement in self.program.statements:
             kinds = types.of(statement.term)

@@ -130,14 +130,22 @@ class Rewrite:
             return self.name
         return f"becomes {self.replacement}" if self.replacement else f"{_operators(self.pattern)} rewritten"
 
-    def objection(self, match: Match) -> str | None:
-        """Why the replacement cannot be written at a place, or None."""
+    def objection(self, match: Match, imports: Mapping[str, int]) -> str | None:
+        """Why the replacement cannot be written at a place, or None.
+
+        Args:
+            match: the place.
+            imports: the operator sets of the model. A local function may import others, but ONNX allows only
+                operators in it that are the same in both.
+        """
+        if self.result is None and match.opset != imports.get("", match.opset):
+            return f"the function has opset {match.opset}, the model {imports['']}"
         if match.opset < self.opset:
             return f"needs opset {self.opset}, this graph has {match.opset}"
         for domain, version in self.domains.items():
             if domain in match.body.opsets and match.body.version(domain) < version:
                 return f"needs version {version} of {domain}, this graph has {match.body.version(domain)}"
-        return None if self.result is None else self.result.objection(match, self.domains)
+        return None if self.result is None else self.result.objection(match, self.domains, imports)
 
     def write(self, match: Match, tape: Tape) -> dict[str, ir.Value]:
         """Write the new nodes; returns the new value of each output that gets one."""

@@ -181,7 +181,7 @@ class Worklist:
         match = search.match
         if match is None or (number, match.nodes) in self._left_out:
             return None, None
-        reason = rule.objection(match)
+        reason = rule.objection(match, self.model.opset_imports)
         if reason is None and place(rule, match, self._order(match)) is None:
             reason = "its inputs and the users of its outputs leave no place for the new nodes"
         if reason is not None:

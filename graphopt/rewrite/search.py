@@ -26,7 +26,7 @@ from .attributes import attributes_of, same
 from .constants import is_near, is_vector, shape_objection
 from .match import Match
 from .matcher import Matcher
-from .paths import fits, walk
+from .paths import fits
 from .pattern import Operand, Output, PatternNode
 from .schema import COMMUTATIVE
 from .syntax import Absent, Number, Variable, Vector
@@ -130,7 +130,7 @@ class Search:
             return self._solve(rest)
         first = self._state.bound[self.matcher.root]
         taken = {self._state.bound.get(index) for index in self.pattern.roots}
-        for node in dict.fromkeys(walk(self.pattern, self.matcher.joins[root], self.matcher.root, first)):
+        for node in dict.fromkeys(self.matcher.walker.walk(self.matcher.joins[root], self.matcher.root, first)):
             if node not in taken and node.graph is self.graph and self._catch(self.pattern.nodes[root], node, rest):
                 return True
         return False
@@ -284,7 +284,7 @@ class Search:
 
     def _escape(self) -> str | None:
         """Why the inner nodes cannot go: something outside the match uses them."""
-        if self.matcher.shared:
+        if True:
             return None
         state = self._state
         inside = set(state.bound.values())

@@ -95,7 +95,7 @@ def apply(rule: Rewrite, match: Match, model: ir.Model, names: Names, order: Ord
         public = old.is_graph_output()
         edits.replace(old, new)
         if public:
-            old.name = names.fresh(f"{new.name}_before")
+            old.name = names.value(f"{new.name}_before")
     bystanders = [value.producer() for node in match.nodes for value in node.inputs if value is not None]
     touched.update((node, None) for node in bystanders if node is not None)
     gone = _erase(match)

@@ -93,11 +93,11 @@ class Tape:
             operands,
             [make_attribute(domain, op_type, version, name, value) for name, value in given.items()],
             num_outputs=outputs,
-            name=self._names.fresh(f"{self._root.name or self._hint}_{op_type}"),
+            name=self._names.node(f"{self._root.name or self._hint}_{op_type}"),
         )
         types = [None if value is None else value.dtype for value in operands]
         for index, value in enumerate(node.outputs):
-            value.name = self._names.fresh(f"{self._hint}_{op_type}")
+            value.name = self._names.value(f"{self._hint}_{op_type}")
             found = result_type((domain, op_type), version, types, index)
             if found is not None:
                 value.type = ir.TensorType(found)
@@ -127,7 +127,7 @@ class Tape:
             tensor: ir.TensorProtocol = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape))
         else:
             tensor = elements
-        name = self._names.fresh(f"{self._hint}_{hint}")
+        name = self._names.value(f"{self._hint}_{hint}")
         if not self._inline:
             return edits.new_initializer(self._graph, tensor, name)
         value = self.op("Constant", value=tensor)

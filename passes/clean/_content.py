@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -90,8 +91,12 @@ def _flat(tensor: ir.TensorProtocol) -> np.ndarray:
     return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
 
 
-class _Sink:
-    """Takes the bytes that ``tofile`` writes."""
+class _Sink(io.RawIOBase):
+    """A file without a descriptor that hands on what ``tofile`` writes."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
-        self.write = take
+        self._take = take
+
+    def write(self, content: Any) -> int:
+        self._take(content)
+        return len(content)

@@ -17,6 +17,7 @@ from functools import partial
 from typing import ClassVar
 
 import onnx_ir as ir
+from onnx import defs
 
 from graphopt.events import Site, Sites
 from graphopt.ir import (
@@ -76,7 +77,7 @@ class RemoveUnused(Pass):
         for identifier, function in list(model.functions.items()):
             if identifier not in called:
                 yield Site(_name(function), "nothing calls it, removed", partial(model.functions.pop, identifier))
-        for body in bodies(model):
+        for body in reversed(tuple(bodies(model))):  # functions first: the main graph imports what they do
             yield from _unused_imports(body, model)
         if self.inputs:
             for value in list(model.graph.inputs):
@@ -102,7 +103,7 @@ def _trim(node: ir.Node, body: Body) -> Iterator[Site]:
     unused = [
         node.outputs[position]
         for position in positions
-        if position < len(node.outputs) and _is_droppable(node.outputs[position])
+        if position < len(node.outputs) and _is_droppable(node.outputs[position]) and _is_optional(node, position, body)
     ]
     if unused and len(unused) < len([output for output in node.outputs if output.name != ""]):
         names = ", ".join(f"'{output.name}'" for output in unused)
@@ -116,6 +117,12 @@ def _trim(node: ir.Node, body: Body) -> Iterator[Site]:
 
 def _is_droppable(output: ir.Value) -> bool:
     return output.name != "" and not (output.uses() or output.is_graph_output())
+
+
+def _is_optional(node: ir.Node, position: int, body: Body) -> bool:
+    """What the operator's schema says in the version in force: some outputs became optional later."""
+    schema = _schema(node, body)
+    return schema is not None and schema.outputs[position].option == defs.OpSchema.FormalParameterOption.Optional
 
 
 def _drop(node: ir.Node, unused: list[ir.Value]) -> None:
@@ -138,12 +145,15 @@ def _given(node: ir.Node) -> int:
 
 def _fewest_inputs(node: ir.Node, body: Body) -> int:
     """How long the operator's schema wants the list to be (Loop has both its first inputs optional)."""
-    from onnx import defs  # native and slow to import: only a model with such a node needs it
+    schema = _schema(node, body)
+    return len(node.inputs) if schema is None else schema.min_input
 
+
+def _schema(node: ir.Node, body: Body) -> defs.OpSchema | None:
     try:
-        return defs.get_schema(node.op_type, body.version(), "").min_input
+        return defs.get_schema(node.op_type, body.version(), "")
     except defs.SchemaError:
-        return len(node.inputs)
+        return None
 
 
 def _reachable_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:

@@ -52,8 +52,7 @@ class ShareInitializers(Pass):
                         continue
                     first = scopes.get(group)
                     if value.is_graph_input():
-                        if first is not None:
-                            yield Site(where(value), f"equals '{first.name}', but a caller may override it")
+                        yield Site(where(value), "the default of an input, which a caller may override")
                     elif value.is_graph_output():
                         yield Site(where(value), "it is a graph output")
                     elif first is None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt import ir as gir
+
 Terms = tuple[np.ndarray, np.ndarray]
 
 FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
@@ -69,9 +71,7 @@ def per_channel(elements: np.ndarray, rank: int | None, axis: int, channels: int
     """
     least = 1 if rank is None else rank
     if elements.ndim > least:
-        raise Refusal(
-            "the rank of its input is not known" if rank is None else "its constant would add a dimension"
-        )
+        raise Refusal("the rank of its input is not known" if rank is None else "its constant would add a dimension")
     padded = (1,) * (least - elements.ndim) + elements.shape
     size = padded[axis] if elements.ndim else 1
     if elements.size != size:
@@ -79,6 +79,11 @@ def per_channel(elements: np.ndarray, rank: int | None, axis: int, channels: int
     if size not in (1, channels):
         raise Refusal(f"its constant has {size} channels, not {channels}")
     return elements.reshape(()) if size == 1 else elements.reshape(channels)
+
+
+def number(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute as ONNX stores it, in 32 bits: 1e-5 is not the double 1e-5."""
+    return float(np.float32(gir.attribute(node, name, default)))
 
 
 def finite(elements: np.ndarray, what: str) -> np.ndarray:

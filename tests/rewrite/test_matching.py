@@ -9,6 +9,7 @@ import pytest
 from graphopt.rewrite import (
     Refused,
     Rewrite,
+    RuleSet,
     broadcasts_into,
     constant,
     floating,
@@ -27,7 +28,9 @@ def graph(nodes: str, inits: str = "", inputs: str = "float[N] x, float[N] y", o
 
 
 def fires(rewritten, pattern: str, model: str, opset: int = 20, **more) -> bool:
-    rule = Rewrite(pattern, build=lambda match, tape: tape.op("Identity", next(v for v in match.values.values() if v)), **more)
+    rule = Rewrite(
+        pattern, build=lambda match, tape: tape.op("Identity", next(v for v in match.values.values() if v)), **more
+    )
     return bool(rewritten(model, rule, opset=opset).done)
 
 
@@ -82,7 +85,9 @@ def test_a_number_of_higher_rank_would_change_the_shape(rewritten):
 
     assert fires(rewritten, "Mul(a, 0.5)", model("[A,B]"))
     rule = Rewrite("Mul(a, 0.5)", "Relu(a)")
-    assert rewritten(model("[B]"), rule).reasons == ["the constant 0.5 has rank 2, and the other operand has fewer dimensions"]
+    assert rewritten(model("[B]"), rule).reasons == [
+        "the constant 0.5 has rank 2, and the other operand has fewer dimensions"
+    ]
     assert not rewritten(model("[B]"), rule).done
 
 
@@ -140,7 +145,9 @@ def test_attributes_are_captured(rewritten):
     seen = []
 
     def build(match, tape):
-        seen.extend([match.attr("p"), match.attr("r"), match.attr("a.group"), match.attr("a.strides"), list(match.attrs("a"))])
+        seen.extend(
+            [match.attr("p"), match.attr("r"), match.attr("a.group"), match.attr("a.strides"), list(match.attrs("a"))]
+        )
         return match["x"]
 
     rule = Rewrite("Transpose{perm=p}(Conv{pads=r?, **a}(x, w))", build=build)
@@ -197,7 +204,7 @@ def test_an_operator_that_the_model_defines_itself_is_left_alone(rewritten, load
     node = ir.node("Neg", [inner])
     body = ir.Graph([inner], node.outputs, nodes=[node], opset_imports={"": 20})
     model.functions[("", "Relu", "")] = ir.Function("", "Relu", graph=body, attributes=[])
-    assert not rewritten(model, Rewrite("Relu(a)", "Exp(a)")).done
+    assert not list(RuleSet([Rewrite("Relu(a)", "Exp(a)")]).sites(model))
 
 
 @pytest.mark.parametrize(

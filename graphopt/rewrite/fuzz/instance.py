@@ -176,8 +176,8 @@ class _Draw:
 
     def attributes(self, node: PatternNode, domain: str, op_type: str) -> list[onnx.AttributeProto]:
         wanted: dict[str, Any] = {}
-        if node.call.rest not in (None, "_"):
-            wanted.update(self.drawn(str(node.call.rest), {}))
+        if node.call.rest is not None:
+            wanted.update(self.drawn(node.call.rest, {}))
         for name, term in node.call.attributes:
             value = self.drawn(term.name, None) if isinstance(term, AttributeVariable) else term
             if value is not None:

@@ -1,4 +1,4 @@
-"""Models for the fuse family: other element types than float, which ONNX text cannot write plainly."""
+"""Models for the fuse family: of other element types, which ONNX text cannot write plainly, and made at random."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import pytest
+
+from graphopt.execute.compare import compare, tolerance
+from graphopt.execute.feeds import random_feeds
+from graphopt.execute.session import Session
+from graphopt.ir import check, infer
+from graphopt.pipeline import Context, Pass
+from graphopt.pipeline.drive import Drive, drive
 
 
 @pytest.fixture
@@ -28,3 +35,23 @@ def in_type() -> Callable[[str, ir.DataType], ir.Model]:
         return model
 
     return convert
+
+
+@pytest.fixture
+def agrees() -> Callable[..., Drive]:
+    """``agrees(Pass(), model, seed)``: the pass leaves a valid model that computes the same on random feeds."""
+
+    def run(pass_: Pass, model: ir.Model, seed: int) -> Drive:
+        check(model)
+        copy = model.clone()
+        infer(copy)
+        done = drive(pass_, copy, Context())
+        check(copy)
+        before, after = Session(model, optimized=False), Session(copy, optimized=False)
+        limit = tolerance(model.graph.inputs[0].dtype.numpy(), 2 + len(model.graph))
+        for feeds in random_feeds(model, seed=seed, count=1):
+            for difference in compare(before.run(feeds), after.run(feeds), limit):
+                assert difference.ok, (difference, done.changed)
+        return done
+
+    return run

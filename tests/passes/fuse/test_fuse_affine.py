@@ -306,8 +306,8 @@ def test_integers_are_no_candidates(keeps):
 def test_works_in_the_body_of_a_loop(rewrites):
     def body(parameters: str, nodes: str) -> str:
         return f"""g (int64 n, float[1,1,2,3] x) => (float[?,?,?,?] y) <bool c = {{1}}> {{
-            y = Loop (n, c, x) <body = b (int64 i, bool o, float[1,1,2,3] v) => (bool p, float[1,1,2,3] r) <{parameters}>
-            {{ p = Identity(o) {nodes} }}> }}"""
+            y = Loop (n, c, x) <body = b (int64 i, bool o, float[1,1,2,3] v) => (bool p, float[1,1,2,3] r)
+            <{parameters}> {{ p = Identity(o) {nodes} }}> }}"""
 
     rewrites(
         FuseAffine(),

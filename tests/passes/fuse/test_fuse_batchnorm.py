@@ -412,5 +412,5 @@ def test_double_weights_stay_double(rewrites, in_type):
 
 
 def test_float16_weights_that_would_vanish_are_left(keeps, in_type):
-    text = CONV_BN.replace("{4, -2}", "{4, 1e-7}")
+    text = CONV_BN.replace("{4, -2}", "{4, 1.7e-7}")
     keeps(FuseBatchnorm(), in_type(text, ir.DataType.FLOAT16), reason="too small for float16")

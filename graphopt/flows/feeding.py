@@ -1,0 +1,54 @@
+"""The few feeds that two models are compared or timed on: real ones, or made up in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..calibrate.data import CalibrationData
+from ..errors import GraphoptError
+from ..execute.feeds import random_feeds
+from ..execute.isolate import isolated
+from ..ir import load
+from .limits import limits
+
+Data = CalibrationData | str | Path | Iterable[Mapping[str, Any]] | None
+MOST = 4
+TIMEOUT = 300.0
+
+
+def feeds_for(model: Path, data: Data, *, seed: int = 0, count: int = 2) -> tuple[list[dict[str, Any]], str]:
+    """Some feeds that fit a model, and in words what they are.
+
+    Args:
+        model: the file.
+        data: real feeds, of which the first few are taken; random ones without.
+        seed: of random ones.
+        count: how many random ones.
+
+    Raises:
+        GraphoptError: the data do not fit the model, or no feeds can be made up; also when the model crashes the
+            runtime while sizes are tried.
+    """
+    if data is not None:
+        fitted = CalibrationData.open(data).for_model(load(model))
+        found = [dict(feed) for feed in islice(fitted, MOST)]
+        return found, f"{len(found)} of {len(fitted)} feeds of {fitted.where}"
+    limit = limits(TIMEOUT)
+    made = isolated(_random, str(model), seed, count, stage=f"making feeds for {model}", **limit)
+    return made, f"{len(made)} random feeds, seed {seed}"
+
+
+def _random(model: str, seed: int, count: int) -> list[dict[str, Any]]:
+    """In the child. The model must run on what is given out, or the child has learnt nothing about it."""
+    from ..execute.session import Session
+
+    made = random_feeds(model, seed=seed, count=count)
+    try:
+        Session(model, optimized=False).run(made[0])
+    except GraphoptError as error:
+        if "memory" in error.what:
+            raise
+    return made

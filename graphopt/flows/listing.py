@@ -1,0 +1,152 @@
+"""What there is to choose from: passes, targets, recipes, as plain data for the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import GraphoptError
+from ..pipeline import Pass
+from ..pipeline.pass_ import as_toml
+from ..pipeline.recipe import Recipe, recipes
+from ..pipeline.registry import find, names
+from ..target import PHASES, Target, find_target, host, targets
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option of a pass: its type and default as its dataclass field declares them, and what it means."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class PassInfo:
+    """What a pass says of itself.
+
+    Attributes:
+        name, family, fidelity: as in recipes; ``exact``, ``numeric`` or ``lossy``.
+        summary: the first sentence.
+        text: what it does and when it refuses.
+        method: the rewrite as an equation, or the algorithm with its source.
+        options: in the order of their declaration.
+    """
+
+    name: str
+    family: str
+    fidelity: str
+    summary: str
+    text: str
+    method: str
+    options: tuple[OptionInfo, ...]
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """A target, whether this machine is one, and its recipe by phase."""
+
+    target: Target
+    is_host: bool
+    phases: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """A ready-made recipe: its file, what its first comment says, and its passes as text."""
+
+    name: str
+    path: Path
+    summary: str
+    recipe: Recipe
+
+
+def list_passes() -> list[PassInfo]:
+    """Every pass that can be found, by family and name."""
+    return sorted(map(about_pass, names()), key=lambda item: (item.family, item.name))
+
+
+def about_pass(name: str) -> PassInfo:
+    """One pass.
+
+    Raises:
+        GraphoptError: there is none of that name; the hint names the nearest.
+    """
+    kind = find(name)
+    text, meanings = _split_attributes(inspect.cleandoc(kind.__doc__ or ""))
+    method = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+    options = tuple(_option(item, meanings.get(item.name, "")) for item in kind.options())
+    return PassInfo(name, kind.family(), kind.fidelity.name.lower(), _summary(kind), text, method, options)
+
+
+def list_targets() -> list[TargetInfo]:
+    """Every preset; the host's with its instruction sets."""
+    here = host().name
+    return [
+        TargetInfo(
+            find_target(name),
+            name == here,
+            tuple((phase, target.pipeline[phase]) for phase in PHASES if target.pipeline.get(phase)),
+        )
+        for name, target in targets().items()
+    ]
+
+
+def list_recipes() -> list[RecipeInfo]:
+    """Every ready-made recipe; one that does not load is an error that names its file."""
+    return [about_recipe(name) for name in recipes()]
+
+
+def about_recipe(name: str) -> RecipeInfo:
+    """One ready-made recipe, a TOML file's, or one in text.
+
+    Raises:
+        GraphoptError: it names what does not exist.
+    """
+    known = recipes()
+    if name in known:
+        path = known[name]
+        return RecipeInfo(name, path, _first_comment(path), Recipe.load(path))
+    return RecipeInfo(name, Path(name), "", Recipe.read(name))
+
+
+def _summary(kind: type[Pass]) -> str:
+    """The first sentence of the first paragraph."""
+    paragraph = kind.summary()
+    match = re.match(r"(.+?[.:])(?:\s|$)", paragraph)
+    return (match[1] if match else paragraph).replace("``", "`").rstrip(".:")
+
+
+def _option(item: dataclasses.Field[object], meaning: str) -> OptionInfo:
+    has_default = item.default is not dataclasses.MISSING
+    return OptionInfo(item.name, str(item.type), as_toml(item.default) if has_default else "", meaning)
+
+
+def _split_attributes(text: str) -> tuple[str, dict[str, str]]:
+    """The text before ``Attributes:``, and what it says about each attribute."""
+    text, _, rest = text.partition("\nAttributes:\n")
+    rest = inspect.cleandoc("\n" + rest)
+    entries = re.findall(r"^(\w+): (.*(?:\n[ ]+.*)*)", rest, flags=re.MULTILINE)
+    return text.strip().replace("``", "`"), {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+def _first_comment(path: Path) -> str:
+    """The comment lines at the top of a recipe file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise GraphoptError(f"the recipe cannot be read: {error}", str(path)) from error
+    lines: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)

@@ -1,0 +1,113 @@
+"""Inference must be sound: what it says is relied on."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt.ir import dims, forget, infer, nodes
+
+
+def inferred(text: str) -> dict[str, ir.Value]:
+    model = ir.from_onnx_text('<ir_version: 8, opset_import: ["": 17]> ' + text)
+    assert infer(model) == []
+    found = {value.name: value for node in nodes(model) for value in node.outputs}
+    return found | {value.name: value for value in model.graph.inputs}
+
+
+def test_declared_shapes_are_hints_and_dropped():
+    found = inferred("g (float[2, 3] x) => (float[7, 7] y) <float[9] a> { a = Relu(x) y = Transpose(a) }")
+    assert dims(found["a"]) == (2, 3)
+    assert dims(found["y"]) == (3, 2)
+
+
+def test_symbols_flow():
+    found = inferred("g (float[N, 3] x, float[3, M] w) => (y) { y = MatMul(x, w) }")
+    assert dims(found["y"]) == ("N", "M")
+
+
+def test_a_negative_size_and_a_question_mark_are_unknown_sizes_each_of_its_own():
+    model = ir.from_onnx_text('<ir_version: 8, opset_import: ["": 17]> g (float[2, 2, 2] x) => (y) { y = Relu(x) }')
+    model.graph.inputs[0].shape = ir.Shape([-1, "?", "?"])
+    infer(model)
+    sizes = dims(model.graph.outputs[0])
+    assert len(set(sizes)) == 3 and all(isinstance(size, str) for size in sizes)
+
+
+def test_an_if_has_a_shape_only_when_both_branches_have():
+    found = inferred(
+        """g (bool p, float[2] x, int64[K] s) => (y) {
+             y = If (p) <then_branch = t () => (u) { u = Relu(x) }, else_branch = e () => (v) { v = Reshape(x, s) }> }"""
+    )
+    assert found["y"].shape is None
+
+
+def test_an_if_keeps_what_the_branches_agree_on():
+    found = inferred(
+        """g (bool p, float[2, N] x, float[3, N] z) => (y) {
+             y = If (p) <then_branch = t () => (u) { u = Relu(x) }, else_branch = e () => (v) { v = Relu(z) }> }"""
+    )
+    assert dims(found["y"])[1] == "N" and isinstance(dims(found["y"])[0], str)
+
+
+LOOP = """g (int64 n, bool c, float[2] x) => (y) {{
+             y = Loop (n, c, x) <body = b (int64 i, bool k, float[2] v) => (bool k2, float[2] w) {{
+               k2 = Identity(k)
+               w = {step}
+             }}>
+           }}"""
+
+
+def test_what_a_loop_carries_has_its_shape_when_it_is_invariant():
+    found = inferred(LOOP.format(step="Relu(v)"))
+    assert dims(found["y"]) == (2,)
+
+
+def test_what_a_loop_changes_has_no_shape_inside_or_outside():
+    found = inferred(LOOP.format(step="Concat<axis = 0>(v, v)"))
+    assert found["y"].shape is None
+    assert dims(found["w"]) is None
+
+
+def test_a_scan_state_follows_the_same_rule():
+    found = inferred(
+        """g (float[2] s, float[5, 2] x) => (last, all) {
+             last, all = Scan <num_scan_inputs = 1, body = b (float[2] i, float[2] e) => (float[2] c, float[2] o) {
+               c = Add(i, e)
+               o = Neg(c)
+             }> (s, x) }"""
+    )
+    assert found["all"].shape is None  # how many slices there are, inference leaves open
+    assert found["last"].dtype == ir.DataType.FLOAT
+
+
+def test_a_function_knows_nothing_of_its_inputs():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (y) { y = local.f(x) }
+           <domain: "local", opset_import: ["": 17]> f (a) => (c) { c = Relu(a) }"""
+    )
+    infer(model)
+    (function,) = model.functions.values()
+    assert function.outputs[0].shape is None
+
+
+def test_an_overridable_default_says_nothing_about_elements():
+    found = inferred("g (float[4] x, int64[2] s) => (y) <int64[2] s = {2, 2}> { y = Reshape(x, s) }")
+    assert not all(isinstance(size, int) for size in dims(found["y"]) or ("?",))
+
+
+def test_forget_leaves_no_trace_in_the_file():
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (y) { s = Shape(x) y = Cast<to = 1>(s) }'
+    model = ir.from_onnx_text(text)
+    infer(model)
+    forget(model)
+    assert b"sym_data" not in ir.to_proto(model).SerializeToString()
+    assert all(value.shape is None and value.const_value is None for node in nodes(model) for value in node.outputs)
+
+
+def test_a_rule_that_fails_leaves_its_outputs_unknown():
+    model = ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2, 3] x) => (y) { a = Transpose<perm = [0, 1, 2]>(x) y = Relu(a) }'
+    )
+    failed = infer(model)
+    assert [node.op_type for node in failed] in ([], ["Transpose"])
+    assert all(value.shape is None or None not in dims(value) for node in nodes(model) for value in node.outputs)
