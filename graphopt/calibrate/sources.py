@@ -7,7 +7,7 @@ not open files, so they can be sent to another process.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +23,17 @@ _INPUT_FILE = re.compile(r"input_(\d+)\.pb\Z")
 
 
 class Source(Protocol):
-    """Samples by number.
-
-    Attributes:
-        where: for messages.
-        stacked: samples were cut from arrays along their first axis, and keep it with size 1.
-    """
+    """Samples by number."""
 
     @property
-    def where(self) -> str: ...
+    def where(self) -> str:
+        """For messages."""
+        ...
 
     @property
-    def stacked(self) -> bool: ...
+    def stacked(self) -> bool:
+        """True when samples were cut from arrays along their first axis, and keep it with size 1."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -212,16 +211,16 @@ def _message(path: Path) -> Any:
     from onnx import numpy_helper
 
     content = path.read_bytes()
-    readers: tuple[tuple[Any, Callable[[Any], Any], Callable[[Any], bool]], ...] = (
-        (onnx.TensorProto, numpy_helper.to_array, lambda message: message.data_type != 0),
-        (onnx.SequenceProto, numpy_helper.to_list, lambda message: message.elem_type != 0),
-        (onnx.OptionalProto, numpy_helper.to_optional, lambda message: True),
-    )
-    for kind, convert, fits in readers:
+    kinds: list[Any] = [
+        (onnx.TensorProto, numpy_helper.to_array, "data_type"),
+        (onnx.SequenceProto, numpy_helper.to_list, "elem_type"),
+        (onnx.OptionalProto, numpy_helper.to_optional, "elem_type"),
+    ]
+    for kind, convert, element in kinds:
         message = kind()
         try:
             message.ParseFromString(content)
-            if fits(message):
+            if getattr(message, element) != 0:
                 return convert(message)
         except Exception:  # noqa: BLE001  protobuf and numpy_helper raise what they like; the next kind is tried
             continue

@@ -20,12 +20,12 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 
-from . import values
+from . import providers, values
 from .loadable import Loadable
+from .providers import CPU
 from .reference import Reference, essence
 from .signature import Feeds, Port, checked, runtime_port
 
-CPU = "CPUExecutionProvider"
 Evaluator = Literal["auto", "onnxruntime", "onnx.reference"]
 
 _NO_KERNEL = (
@@ -196,14 +196,6 @@ def _open(
 ) -> Any:
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise GraphoptError(
-            f"this ONNX Runtime has no {provider}",
-            f"onnxruntime {onnxruntime.__version__}",
-            f"install the package that brings it, or use one of: {', '.join(available)}",
-            usage=True,
-        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # failures come back as exceptions; the log would only repeat them on stderr
     level = onnxruntime.GraphOptimizationLevel
@@ -216,22 +208,11 @@ def _open(
     for key, entry in {**entries, **config}.items():
         options.add_session_config_entry(key, str(entry))
     try:
-        session = onnxruntime.InferenceSession(
-            payload,
-            options,
-            providers=[(provider, provider_options)],
-            disabled_optimizers=disabled,
-            enable_fallback=0,
-        )
+        return providers.create(payload, options, provider, provider_options, disabled)
+    except GraphoptError:
+        raise
     except Exception as error:
         raise _RuntimeFailure(str(error)) from error
-    if provider not in session.get_providers():
-        raise GraphoptError(
-            f"{provider} is built in but does not start on this machine",
-            f"loading {source.name}",
-            "its driver or libraries are missing; see ONNX Runtime's requirements for this provider",
-        )
-    return session
 
 
 def _run(session: Any, outputs: Sequence[Port], inputs: Sequence[Port], feeds: dict[str, Any]) -> dict[str, Any]:

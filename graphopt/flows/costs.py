@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ..ir import infer, is_op, scalar, static_dims, subgraphs, where
+from ..ir import copy_model, infer, is_op, scalar, static_dims, subgraphs, where
+from ..pipeline import PassManager, Recipe
 from .flops import flops, is_counted
 
 _MOST_TRIPS = 1_000_000
@@ -37,6 +38,7 @@ class Costs:
         unknown_shapes: nodes left out because a shape depends on the data.
         unknown_operators: operators nothing is known of.
         unknown_trips: loops counted once because their number of trips is not known.
+        cleaned: the shapes were known only after the recipe ``clean``, so the costs are those of the cleaned model.
     """
 
     operators: dict[str, OperatorCost] = field(default_factory=dict)
@@ -45,13 +47,14 @@ class Costs:
     unknown_shapes: int = 0
     unknown_operators: set[str] = field(default_factory=set)
     unknown_trips: int = 0
+    cleaned: bool = False
 
 
 def costs(model: ir.Model, sizes: Mapping[tuple[str, int], int]) -> Costs:
-    """Count; the model is changed and must not be used afterwards.
+    """Count. Where shapes stay unknown, what the recipe ``clean`` makes of the model for these sizes is counted.
 
     Args:
-        model: functions in it are inlined.
+        model: it is changed and must not be used afterwards.
         sizes: of each open dimension, by input and axis.
     """
     for value in model.graph.inputs:
@@ -63,6 +66,17 @@ def costs(model: ir.Model, sizes: Mapping[tuple[str, int], int]) -> Costs:
             value.shape = ir.Shape(dims)
     if model.functions:
         model = ir.passes.common.InlinePass()(model).model
+    found = _costs_as_written(copy_model(model))
+    if found.unknown_shapes:
+        cleaned, _ = PassManager(Recipe.parse("clean"), verify="off").run(model)
+        better = _costs_as_written(cleaned)
+        if better.unknown_shapes < found.unknown_shapes:
+            better.cleaned = True
+            return better
+    return found
+
+
+def _costs_as_written(model: ir.Model) -> Costs:
     infer(model)
     found = Costs()
     _count(model.graph, 1, found)
@@ -123,7 +137,7 @@ def _peak(graph: ir.Graph) -> int:
     nodes = [node for node in graph if not is_op(node, "Constant")]
     last: dict[ir.Value, int] = {value: -1 for value in graph.inputs if not value.is_initializer()}
     for index, node in enumerate(nodes):
-        last.update({value: index for value in node.outputs})
+        last.update(dict.fromkeys(node.outputs, index))
         last.update({value: index for value in _read(node) if value in last})
     last.update({value: len(nodes) for value in graph.outputs if value in last})
     ending: dict[int, list[ir.Value]] = {}

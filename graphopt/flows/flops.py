@@ -17,20 +17,25 @@ from ..ir import STANDARD_DOMAINS, attribute, static_dims
 
 _MICROSOFT = "com.microsoft"
 
-_MOVES = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOVES = _names(
     "BitCast Cast CastLike Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace Dropout Expand "
     "EyeLike Flatten Gather GatherElements GatherND Identity If Loop Scan NonMaxSuppression NonZero OneHot Optional "
     "OptionalGetElement OptionalHasElement Pad RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range "
     "Reshape ReverseSequence ScatterElements ScatterND Scatter SequenceAt SequenceConstruct SequenceEmpty "
     "SequenceErase SequenceInsert SequenceLength Shape Size Slice SpaceToDepth Split SplitToSequence Squeeze "
-    "StringNormalizer Tile TensorScatter Transpose Trilu Unique Unsqueeze Upsample TopK".split()
+    "StringNormalizer Tile TensorScatter Transpose Trilu Unique Unsqueeze Upsample TopK"
 )
-_EACH_OUTPUT = frozenset(
+_EACH_OUTPUT = _names(
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor "
     "Ceil Celu Clip Cos Cosh DequantizeLinear Div DynamicQuantizeLinear Elu Equal Erf Exp Floor Greater "
     "GreaterOrEqual HardSigmoid IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mod Mul Neg Not Or PRelu Pow "
     "QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish "
-    "Tan Tanh ThresholdedRelu Where Xor BiasGelu FastGelu QuickGelu".split()
+    "Tan Tanh ThresholdedRelu Where Xor BiasGelu FastGelu QuickGelu"
 )
 _SEVERAL = {
     "BatchNormalization": 2,
@@ -53,10 +58,10 @@ _SEVERAL = {
     "SkipSimplifiedLayerNormalization": 5,
     "Softmax": 4,
 }
-_EACH_INPUT = frozenset(
+_EACH_INPUT = _names(
     "ArgMax ArgMin CumProd CumSum GlobalAveragePool GlobalLpPool GlobalMaxPool NegativeLogLikelihoodLoss "
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
-    "ReduceSumSquare SoftmaxCrossEntropyLoss".split()
+    "ReduceSumSquare SoftmaxCrossEntropyLoss"
 )
 
 

@@ -253,6 +253,8 @@ def _notes(model: ir.Model, numbers: ModelStats, spent: Costs, problem: str) -> 
         yield f"{len(defaults)} inputs have a default that a caller may override, so they are no constants"
     if problem:
         yield f"operations and activations were not counted: {problem}"
+    if spent.cleaned:
+        yield "most shapes are known only once constants are folded: the costs are those after the recipe clean"
     if spent.unknown_operators:
         yield f"operations not counted for {', '.join(sorted(spent.unknown_operators))}"
     if spent.unknown_shapes:

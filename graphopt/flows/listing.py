@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import re
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,8 +140,7 @@ def _first_comment(path: Path) -> str:
     """The comment lines at the top of a recipe file."""
     try:
         text = path.read_text(encoding="utf-8")
-        tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise GraphoptError(f"the recipe cannot be read: {error}", str(path)) from error
     lines: list[str] = []
     for line in text.splitlines():

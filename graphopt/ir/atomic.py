@@ -58,7 +58,10 @@ class Staging:
     def open(self, path: str | os.PathLike[str]) -> IO[bytes]:
         """Start a file that will become ``path``; a symbolic link there is replaced, not followed."""
         target = Path(path)
-        _require_replaceable(target)
+        try:
+            _require_replaceable(target)
+        except OSError as error:
+            raise storage_error(error, target) from error
         temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
             handle = os.open(

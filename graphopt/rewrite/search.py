@@ -284,7 +284,7 @@ class Search:
 
     def _escape(self) -> str | None:
         """Why the inner nodes cannot go: something outside the match uses them."""
-        if True:
+        if self.matcher.shared:
             return None
         state = self._state
         inside = set(state.bound.values())

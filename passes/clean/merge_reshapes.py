@@ -159,14 +159,14 @@ def _plan_flatten(link: Link) -> Merge | None:
     size = rank(link.middle)
     axis = axis + size if axis < 0 and size is not None else axis
     if axis == 0:
-        return Merge(f"flattens what {link.first.op_type} reads", partial(skip_first, link))
+        return Merge(f"flattens what {link.first.op_type} reads", partial(_flatten, link, 0))
     if axis == 1 and is_op(link.first, "Flatten"):
-        return Merge("flat already, removed", partial(_flatten_like_first, link))
+        return Merge("flat already, removed", partial(_flatten, link, attribute(link.first, "axis", 1)))
     return None
 
 
-def _flatten_like_first(link: Link) -> None:
-    link.second.attributes["axis"] = ir.AttrInt64("axis", attribute(link.first, "axis", 1))
+def _flatten(link: Link, axis: int) -> None:
+    link.second.attributes["axis"] = ir.AttrInt64("axis", axis)
     skip_first(link)
 
 

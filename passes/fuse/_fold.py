@@ -116,8 +116,6 @@ def _into_consumer(affine: Affine, body: gir.Body) -> Site | None:
         old = found.bias()
         gain = found.response(np.broadcast_to(shift, (found.inputs,)))
         bias = found.rounded_bias(gain if old is None else gain + old)
-    elif found.node.op_type == "Gemm":
-        found.bias()  # raises when scaling would leave a bias it cannot read
     weights = found.scaled(found.by_input(scale))
 
     def edit() -> None:

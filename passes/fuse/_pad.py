@@ -89,7 +89,7 @@ def padding(node: ir.Node, version: int) -> Padding:
     axes = tuple(range(half)) if axes is None else axes
     if len(axes) != half:
         raise Refusal("its pads and axes do not match")
-    lowest = source.dtype in _LOWEST and value == _LOWEST[source.dtype]
+    lowest = source.dtype is not None and _LOWEST.get(source.dtype) == value
     begins, ends = dict(zip(axes, pads[:half], strict=True)), dict(zip(axes, pads[half:], strict=True))
     return Padding(source, value, begins, ends, lowest)
 

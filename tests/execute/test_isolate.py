@@ -162,7 +162,8 @@ def test_an_interrupted_parent_leaves_no_child_behind(tmp_path: Path, how: signa
         "if __name__ == '__main__':\n"
         "    isolated(hang, sys.argv[1], timeout=60, stage='hanging')\n"
     )
-    parent = subprocess.Popen([sys.executable, str(script), str(note)], stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed parent cannot remove its folder
+    parent = subprocess.Popen([sys.executable, str(script), str(note)], stderr=subprocess.DEVNULL, env=environment)
     try:
         for _ in range(400):
             if note.exists() and note.read_text():

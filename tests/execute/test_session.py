@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -250,3 +252,17 @@ def test_the_model_in_memory_is_not_changed_by_taps() -> None:
     found = Session(graph, optimized=False, outputs=["c", "y"]).run(FEEDS)
     assert list(found) == ["c", "y"]
     assert ir.to_proto(graph).SerializeToString() == before
+
+
+@pytest.mark.parametrize("name", ["float", "bfloat16", "string"])
+def test_prepared_runs_take_every_element_type(name: str) -> None:
+    graph = model(f"g ({name}[N] x) => ({name}[N] y) {{ y = Identity(x) }}")
+    x = np.asarray(["1", "2"], object) if name == "string" else np.ones(2).astype(graph.graph.inputs[0].dtype.numpy())
+    run = Session(graph, optimized=True).prepared({"x": x})
+    run()
+    run()
+
+
+def test_importing_the_package_does_not_load_the_runtime() -> None:
+    code = "import sys, graphopt.execute, graphopt.calibrate; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

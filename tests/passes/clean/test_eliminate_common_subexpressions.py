@@ -43,7 +43,9 @@ def test_the_order_of_commutative_operands_does_not_matter(rewrites, operator):
     ],
 )
 def test_what_differs_is_kept(keeps, pair):
-    keeps(CSE(), f"g (float[3] x, float[3] z, float s) => (float[3] y) {{ {pair} c = Atan(a) d = Atan(b) y = Add(c, d) }}")
+    keeps(
+        CSE(), f"g (float[3] x, float[3] z, float s) => (float[3] y) {{ {pair} c = Atan(a) d = Atan(b) y = Add(c, d) }}"
+    )
 
 
 def test_constants_count_by_content(rewrites):

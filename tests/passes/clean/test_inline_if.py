@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import onnx_ir as ir
-import onnx.parser
 import onnx
+import onnx.parser
+import onnx_ir as ir
 
 from graphopt.ir import check, count_nodes, load, save
 from graphopt.passes.clean.inline_if import InlineIf
@@ -211,9 +211,8 @@ def test_deeply_nested_ifs_are_inlined_in_one_go():
         inner = f"""p{level} = If (c) <
             then_branch = t{level} () => (float[3] p{level - 1}) {{ {inner} }},
             else_branch = e{level} () => (float[3] r{level}) {{ r{level} = Abs(x) }}>"""
-    model = ir.from_onnx_text(
-        f'<ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] p{depth - 1}) <bool c = {{1}}> {{ {inner} }}'
-    )
+    head = f'<ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] p{depth - 1}) <bool c = {{1}}>'
+    model = ir.from_onnx_text(f"{head} {{ {inner} }}")
     assert len(drive(InlineIf(), model, Context()).changed) == depth - 1
     assert count_nodes(model) == 1
     check(model)

@@ -69,7 +69,8 @@ def test_the_first_trip_has_number_0_and_a_true_condition(rewrites):
                  q = Or(go, p)
                }>
            }""",
-        """g (float[2] x) => (float[2] y, int64 n, bool k) <int64 k0 = {5}, bool f = {0}, int64 i = {0}, bool go = {1}> {
+        """g (float[2] x) => (float[2] y, int64 n, bool k)
+             <int64 k0 = {5}, bool f = {0}, int64 i = {0}, bool go = {1}> {
              t = Cast<to = 1>(i) y = Add(x, t) n = Add(i, k0) k = Or(go, f)
            }""",
     )

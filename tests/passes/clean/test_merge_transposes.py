@@ -111,9 +111,7 @@ def test_a_chain_of_20_000_takes_seconds():
     for _ in range(20_000):
         nodes.append(ir.node("Transpose", nodes[-1].outputs, {"perm": [1, 2, 0]}))
     nodes[-1].outputs[0].name = "y"
-    model = ir.Model(
-        ir.Graph([x], nodes[-1].outputs, nodes=nodes, opset_imports={"": 17}, name="chain"), ir_version=8
-    )
+    model = ir.Model(ir.Graph([x], nodes[-1].outputs, nodes=nodes, opset_imports={"": 17}, name="chain"), ir_version=8)
     start = time.process_time()
     drive(MergeTransposes(), model, Context())
     assert count_nodes(model) == 1

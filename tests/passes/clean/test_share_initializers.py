@@ -150,4 +150,7 @@ def test_external_data_is_compared_without_staying_in_memory(tmp_path):
     done = drive(ShareInitializers(), loaded, Context())
     assert done.changed == [("tensor 'c'", "the same as 'a'")]
     save(loaded, tmp_path / "n.onnx")
-    assert {item.name for item in onnx.load(tmp_path / "n.onnx", load_external_data=False).graph.initializer} == {"a", "b"}
+    assert {item.name for item in onnx.load(tmp_path / "n.onnx", load_external_data=False).graph.initializer} == {
+        "a",
+        "b",
+    }

@@ -1,0 +1,59 @@
+"""Arguments that several commands take, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.errors import GraphoptError
+
+if TYPE_CHECKING:
+    from graphopt.calibrate.data import CalibrationData
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FEEDS",
+        help="Feeds: an .npz, a folder of them, or of test_data_set_*; without it random ones.",
+        show_default=False,
+    ),
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", metavar="TARGET", help="Where it is going to run; `graphopt targets` lists them.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per event and line, for scripts.")]
+RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all runs.")]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=0, metavar="N", help="Threads within an operator; 0: all cores.")
+]
+
+
+def open_data(path: Path | None) -> CalibrationData | None:
+    """The feeds of ``--data``."""
+    if path is None:
+        return None
+    from graphopt.calibrate.data import CalibrationData
+
+    return CalibrationData.open(path)
+
+
+def sizes(text: list[str] | None) -> dict[str, int]:
+    """``N=4`` or ``N=4,sequence=128`` as a mapping.
+
+    Raises:
+        GraphoptError: an item is no name and number.
+    """
+    found: dict[str, int] = {}
+    for item in ",".join(text or ()).split(","):
+        name, equals, number = item.strip().rpartition("=")
+        if not item.strip():
+            continue
+        if not equals or not name or not number.isdecimal():
+            raise GraphoptError(f"'{item}' is no name and size", "--dims", "write --dims N=4,x:2=64", usage=True)
+        found[name] = int(number)
+    return found

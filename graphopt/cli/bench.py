@@ -1,0 +1,84 @@
+"""``graphopt bench``: which model is faster, and by how much?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .arguments import DataOption, JsonOption, SeedOption, TargetOption, ThreadsOption, open_data
+from .screen import Screen
+from .words import seconds as in_seconds
+from .words import size
+
+if TYPE_CHECKING:
+    from graphopt.execute.measure import Measurement
+    from graphopt.flows.bench import Benchmark
+
+
+def bench(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="A [B ...]", help="The first is the measure.", show_default=False),
+    ],
+    target: TargetOption = "onnx",
+    data: DataOption = None,
+    threads: ThreadsOption = 1,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, metavar="S", help="How long to measure each model, at least.")
+    ] = 2.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure models against the first one, in turns: A B A B.
+
+    Where the interval of a ratio holds 1, no difference was shown.
+    """
+    with Screen(as_json) as screen:
+        from graphopt.flows.bench import bench as run
+
+        def work() -> Benchmark:
+            return run(models, open_data(data), target=target, threads=threads, seed=seed, seconds=seconds)
+
+        if screen.live:
+            with screen.console.status("measuring in turns", spinner="line"):
+                found = work()
+        else:
+            found = work()
+        screen.result(found.as_json())
+        if not as_json:
+            show(screen, found)
+
+
+def show(screen: Screen, found: Benchmark) -> None:
+    """The table, and what may be said of it."""
+    rows = [
+        (
+            item.name,
+            f"{item.median_ms:.3g}",
+            f"{item.ratio:.3f}",
+            f"{item.ratio_low:.3f}..{item.ratio_high:.3f}" if index else "",
+            in_seconds(item.load_s),
+            size(item.peak_bytes),
+            size(item.file_bytes),
+        )
+        for index, item in enumerate(found.measurements)
+    ]
+    screen.table(("model", ">ms", ">ratio", ">95 %", ">load", ">memory", ">file"), rows)
+    first = found.measurements[0]
+    screen.line(
+        f"{first.provider}, {first.threads or 'all'} threads, {found.feeds}; {first.runs} rounds in turns",
+        style="dim",
+    )
+    for item in found.measurements[1:]:
+        screen.line(claim(first, item))
+
+
+def claim(first: Measurement, item: Measurement) -> str:
+    """What the interval allows to say."""
+    if item.ratio_low <= 1 <= item.ratio_high:
+        return f"{item.name}: no difference from {first.name} was shown"
+    word = "faster" if item.ratio < 1 else "slower"
+    percent = 100 * abs(1 - item.ratio)
+    return f"{item.name}: {percent:.1f} % {word} than {first.name}"

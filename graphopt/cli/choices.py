@@ -1,0 +1,94 @@
+"""``graphopt passes``, ``targets`` and ``recipes``: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from graphopt.flows.listing import PassInfo
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)]
+
+
+def passes(name: Name = None) -> None:
+    """List the passes by family, or explain one: what it does, when it refuses, and its options."""
+    from graphopt.flows.listing import about_pass, list_passes
+
+    screen = Screen()
+    if name is not None:
+        _show_pass(screen, about_pass(name))
+        return
+    family = ""
+    for item in list_passes():
+        if item.family != family:
+            if family:
+                screen.line()
+            screen.line(item.family, style="bold")
+            family = item.family
+        screen.line(f"  {item.name} ({item.fidelity})", style="cyan")
+        screen.indented(item.summary, 6)
+    screen.line()
+    screen.line("`graphopt passes NAME` explains one.", style="dim")
+
+
+def _show_pass(screen: Screen, item: PassInfo) -> None:
+    promise = {
+        "exact": "the same results, bit for bit",
+        "numeric": "the same up to rounding",
+        "lossy": "different, within a budget that the recipe states",
+    }
+    screen.fact("pass", item.name, "bold")
+    screen.fact("family", item.family)
+    screen.fact("promise", f"{item.fidelity}: {promise[item.fidelity]}")
+    screen.line()
+    screen.paragraphs(item.text)
+    if item.method:
+        screen.line()
+        screen.verbatim(item.method)
+    screen.line()
+    if not item.options:
+        screen.line("It has no options.", style="dim")
+        return
+    rows = [(option.name, option.type, option.default, option.meaning) for option in item.options]
+    screen.table(("option", "type", "default", "meaning"), rows)
+
+
+def targets() -> None:
+    """List where a model can be meant to run, with the runtime and recipe of each."""
+    from graphopt.flows.listing import list_targets
+
+    screen = Screen()
+    for item in list_targets():
+        target = item.target
+        screen.line(f"{target.name}{'  (this machine)' if item.is_host else ''}", style="bold")
+        screen.indented(target.summary, 2)
+        screen.fact("  runs in", f"{target.runtime}, {target.provider}")
+        screen.fact("  recipe", "; ".join(f"{phase}: {text}" for phase, text in item.phases))
+        if target.forms:
+            screen.fact("  likes", ", ".join(sorted(target.forms)))
+        if target.disabled_optimizers:
+            screen.fact("  without", ", ".join(target.disabled_optimizers))
+        if target.isa:
+            screen.fact("  has", " ".join(sorted(target.isa)))
+        screen.line()
+
+
+def recipes(name: Name = None) -> None:
+    """List the ready-made recipes, or show one as the TOML it can be kept in."""
+    from graphopt.flows.listing import about_recipe, list_recipes
+
+    screen = Screen()
+    if name is not None:
+        screen.verbatim(about_recipe(name).recipe.to_toml())
+        return
+    for item in list_recipes():
+        screen.line(item.name, style="bold")
+        if item.summary:
+            screen.indented(item.summary, 2)
+        screen.indented(str(item.recipe), 4, style="dim")
+        screen.line()
+    screen.line("`graphopt recipes NAME` shows one as TOML.", style="dim")
