@@ -84,13 +84,9 @@ class Clip(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixels: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """[images, texts]."""
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixels
-        ).logits_per_image
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixels).logits_per_image
 
 
 def _text(batch: int, length: int) -> Inputs:
@@ -238,9 +234,7 @@ def _clip_model(attention: str) -> nn.Module:
         "num_attention_heads": 4,
         "intermediate_size": 512,
     }
-    config = hf.CLIPConfig(
-        text_config=text, vision_config=vision, projection_dim=64, attn_implementation=attention
-    )
+    config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=64, attn_implementation=attention)
     return Clip(hf.CLIPModel(config))
 
 

@@ -78,9 +78,7 @@ class _Excite(nn.Module):
 class _Inverted(nn.Module):
     """Expand, depthwise, squeeze-excite, project."""
 
-    def __init__(
-        self, into: int, wide: int, out: int, kernel: int, stride: int, excite: bool, hard: bool
-    ) -> None:
+    def __init__(self, into: int, wide: int, out: int, kernel: int, stride: int, excite: bool, hard: bool) -> None:
         super().__init__()
         act = nn.Hardswish if hard else nn.ReLU
         parts = [*_conv(into, wide, 1), act(), *_conv(wide, wide, kernel, stride, wide)]

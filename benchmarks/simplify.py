@@ -1,7 +1,7 @@
 """graphopt beside its peers on real models and fresh exports: nodes, bytes, seconds, memory, right or not, latency.
 
     python -m pip install -r benchmarks/requirements.txt
-    python benchmarks/simplify.py [--models silero_vad_16k_op15,bert] [--tools graphopt,onnxslim] [--no-latency] [--quick]
+    python benchmarks/simplify.py [--models bert,magika_v3_3] [--tools graphopt,onnxslim] [--no-latency] [--quick]
 
 Each (tool, model) runs in a process of its own under a time and memory limit: a crash is a result. What comes out is
 run on several feeds, of several sizes where the model allows it, and compared with the original by what rounding
@@ -20,14 +20,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
-from graphopt.execute import Candidate, measure
 from publish import RESULTS, circumstances, publish
 from rich.console import Console
 from subjects import Subject, subjects
 from tables import failures, tables
 from tools import TOOLS, USUAL, Tool
 from trial import Original, Result, attempt, original
+
+from graphopt.errors import GraphoptError
+from graphopt.execute import Candidate, measure
 
 _QUICK_MODELS = ("ppocr_cls_v2", "silero_vad_16k_op15", "magika_v3_3", "mixer", "bert")
 _TIMED_FEEDS = 2

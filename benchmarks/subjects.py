@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from graphopt import models
 from graphopt.calibrate import CalibrationData
 from graphopt.errors import GraphoptError

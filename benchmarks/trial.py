@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from subjects import Feeds, Subject, judging_feeds
+from tools import Tool
+
 from graphopt.errors import GraphoptError
 from graphopt.execute import Session, isolated, verify
 from graphopt.execute.machine import peak_memory
 from graphopt.ir import check, count_nodes, load, save
-from subjects import Feeds, Subject, judging_feeds
-from tools import Tool
 
 Status = Literal["right", "wrong", "broken", "refused", "crashed", "missing"]
 
@@ -91,19 +92,23 @@ def attempt(tool: Tool, given: Original, output: Path, timeout: float) -> Result
         return Result(tool.name, given.subject.name, "missing", f"{tool.package} is not installed", **before)
     limits: dict[str, Any] = {"timeout": timeout, "memory_bytes": MEMORY}
     try:
-        cost = isolated(_run, tool, given.subject.path, output, stage=tool.name, **limits)
+        cost = isolated(run_tool, tool, given.subject.path, output, stage=tool.name, **limits)
     except GraphoptError as error:
         crash = any(mark in error.what for mark in ("crashed", "no answer within", "more memory"))
         status: Status = "crashed" if crash else "refused"
-        return Result(tool.name, given.subject.name, status, error.what, **before)
+        return Result(tool.name, given.subject.name, status, _one_line(error.what), **before)
     remark = cost.pop("remark")
     measured = {**before, **cost}
     try:
         judged = isolated(_judge, given.subject.path, output, given.feeds, stage="judging", **limits)
     except GraphoptError as error:
-        return Result(tool.name, given.subject.name, "broken", error.what, **measured)
+        return Result(tool.name, given.subject.name, "broken", _one_line(error.what), **measured)
     judged["why"] = "; ".join(filter(None, (judged["why"], remark)))
     return Result(tool.name, given.subject.name, **judged, **measured)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 def _look_at(subject: Subject) -> tuple[tuple[Feeds, ...], int, int, str]:
@@ -137,7 +142,7 @@ def file_bytes(path: Path) -> int:
     return path.stat().st_size + sum(file.stat().st_size for file in outside if file.is_file())
 
 
-def _run(tool: Tool, source: Path, output: Path) -> dict[str, Any]:
+def run_tool(tool: Tool, source: Path, output: Path) -> dict[str, Any]:
     """Seconds and memory of the tool, without imports and whatever it prepares on its first run; in a child."""
     run = tool.load()
     _warm_up(run)
@@ -179,9 +184,9 @@ def _judge(source: Path, output: Path, feeds: tuple[Feeds, ...]) -> dict[str, An
     verdict = verify(source, output, feeds)
     if not verdict.ok:
         broken = any("does not load" in problem or "fails on feed" in problem for problem in verdict.problems)
-        return {**facts, "status": "broken" if broken else "wrong", "why": str(verdict)[:500]}
+        return {**facts, "status": "broken" if broken else "wrong", "why": _one_line(str(verdict))}
     if problem := _trouble_when_optimised(source, output, feeds):
-        return {**facts, "status": "broken", "why": problem}
+        return {**facts, "status": "broken", "why": _one_line(problem)}
     remark = f"not comparable: {', '.join(verdict.not_comparable)}" if verdict.not_comparable else ""
     return {**facts, "status": "right", "why": remark}
 

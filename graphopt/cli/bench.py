@@ -79,6 +79,6 @@ def claim(first: Measurement, item: Measurement) -> str:
     """What the interval allows to say."""
     if item.ratio_low <= 1 <= item.ratio_high:
         return f"{item.name}: no difference from {first.name} was shown"
-    word = "faster" if item.ratio < 1 else "slower"
+    word = "less" if item.ratio < 1 else "more"
     percent = 100 * abs(1 - item.ratio)
-    return f"{item.name}: {percent:.1f} % {word} than {first.name}"
+    return f"{item.name}: {percent:.1f} % {word} time than {first.name}"

@@ -21,7 +21,6 @@ from .words import clean
 
 INTERRUPTED = 130
 TERMINATED = 143
-BROKEN_PIPE = 141
 
 
 class Terminated(BaseException):
@@ -85,13 +84,14 @@ def _end(error: BaseException) -> int:
         case BrokenPipeError():
             with suppress(OSError):  # or the interpreter's own flush at exit complains
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return BROKEN_PIPE
+            return 1
         case GraphoptError():
             explain(error)
             return error.exit_code
         case typer.BadParameter() | typer.TyperException():
             usage = _usage(error)
-            explain(usage)
+            if usage.what:  # empty after the help that a call without arguments gets
+                explain(usage)
             return usage.exit_code
         case MemoryError():
             explain(GraphoptError("not enough memory", "", "close other programs, or use a smaller model"))
@@ -119,8 +119,10 @@ def _usage(error: typer.TyperException) -> GraphoptError:
     message = getattr(error, "format_message", lambda: str(error))()
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "graphopt"
-    text = " ".join(message.split()).rstrip(".")
-    return GraphoptError(text[:1].lower() + text[1:], command, f"{command} --help lists what there is", usage=True)
+    text, near, guess = " ".join(message.replace("Value error, ", "").split()).partition(" Did you mean ")
+    text = text.rstrip(".")
+    hint = f"did you mean {guess}" if near else f"{command} --help lists what there is"
+    return GraphoptError(text[:1].lower() + text[1:], command, hint, usage=True)
 
 
 def _place(error: BaseException) -> str:

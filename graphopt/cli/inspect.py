@@ -74,8 +74,8 @@ def show(screen: Screen, found: Inspection) -> None:
         (
             row.operator,
             count(row.nodes),
-            large(row.flops),
-            f"{100 * row.flops / found.flops:.1f} %" if found.flops and row.flops else "",
+            large(row.flops) if row.flops else "",
+            _share(row.flops, found.flops),
             size(row.weights) if row.weights else "",
             size(row.activations) if row.activations else "",
         )
@@ -97,3 +97,10 @@ def show(screen: Screen, found: Inspection) -> None:
                 for item in found.largest_weights
             ],
         )
+
+
+def _share(part: int, whole: int) -> str:
+    if not part or not whole:
+        return ""
+    percent = 100 * part / whole
+    return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %"

@@ -69,9 +69,9 @@ def show_record(screen: Screen, recorded: Recorded) -> None:
         return
     if recorded.benchmark is not None:
         first, second = recorded.benchmark.measurements
-        ratio = f"{second.ratio:.3f} ({second.ratio_low:.3f} to {second.ratio_high:.3f})"
+        ratio = f"ratio {second.ratio:.3f} ({second.ratio_low:.3f} to {second.ratio_high:.3f})"
         threads = plural(second.threads, "thread") if second.threads else "all cores"
-        screen.fact("latency", f"{first.median_ms:.3g} -> {second.median_ms:.3g} ms, ratio {ratio} on {threads}")
+        screen.fact("latency", f"{ratio} on {threads}; {first.median_ms:.3g} ms before")
         screen.fact("", claim(first, second))
         screen.fact("loading", f"{seconds(first.load_s)} -> {seconds(second.load_s)}")
     else:

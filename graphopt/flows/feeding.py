@@ -12,7 +12,7 @@ from ..errors import GraphoptError
 from ..execute.feeds import random_feeds
 from ..execute.isolate import isolated
 from ..ir import load
-from .limits import limits
+from .limits import is_too_large, limits
 
 Data = CalibrationData | str | Path | Iterable[Mapping[str, Any]] | None
 MOST = 4
@@ -49,6 +49,6 @@ def _random(model: str, seed: int, count: int) -> list[dict[str, Any]]:
     try:
         Session(model, optimized=False).run(made[0])
     except GraphoptError as error:
-        if "memory" in error.what:
+        if is_too_large(error):
             raise
     return made

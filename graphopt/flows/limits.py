@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import GraphoptError
+
 MEMORY_SHARE = 0.8
+_TOO_LARGE = ("memory", "exceeds the supported maximum", "overflow")
 
 
 def limits(timeout: float) -> dict[str, Any]:
@@ -12,3 +15,8 @@ def limits(timeout: float) -> dict[str, Any]:
     import psutil
 
     return {"timeout": timeout, "memory_bytes": int(psutil.virtual_memory().total * MEMORY_SHARE)}
+
+
+def is_too_large(error: GraphoptError) -> bool:
+    """True where a run failed because a tensor is larger than any machine has room for."""
+    return any(mark in error.what for mark in _TOO_LARGE)

@@ -78,7 +78,10 @@ def about_pass(name: str) -> PassInfo:
     Raises:
         GraphoptError: there is none of that name; the hint names the nearest.
     """
-    kind = find(name)
+    try:
+        kind = find(name)
+    except GraphoptError as error:
+        raise GraphoptError(error.what, "graphopt passes", error.hint, usage=error.usage) from None
     text, meanings = _split_attributes(inspect.cleandoc(kind.__doc__ or ""))
     method = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
     options = tuple(_option(item, meanings.get(item.name, "")) for item in kind.options())

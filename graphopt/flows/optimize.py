@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from ..calibrate.data import CalibrationData
+from ..errors import GraphoptError
 from ..events import Event, Events, silent
-from ..ir import history, load, save
+from ..execute.verify import Verdict
+from ..ir import graphs, history, load, save
 from ..pipeline import Context, Outcomes, PassManager, Recipe
 from ..pipeline.manager import Verify
 from ..target import Target, find_target
@@ -130,6 +133,7 @@ def optimize(
     feeds = data.where if data is not None else f"random feeds, seed {request.seed}"
     result = Optimized(model, recipe, target, outcomes, before, stats(model), feeds)
     if outcomes.verdict is not None:
+        refuse_nan_weights(original, outcomes.verdict)
         say(Event("verify", outcomes.verdict.as_json()))
     if output is not None:
         say(Event("progress", {"stage": "writing", "path": str(output)}))
@@ -140,3 +144,25 @@ def optimize(
 def read_recipe(request: Request, target: Target) -> Recipe:
     """The recipe that was asked for, or the target's own."""
     return Recipe.read(request.recipe if request.recipe is not None else target.recipe)
+
+
+def refuse_nan_weights(model: ir.Model, verdict: Verdict) -> None:
+    """A comparison of NaN with NaN proves nothing: refuse it where broken weights are the reason.
+
+    Raises:
+        GraphoptError: an output is NaN in every element, and a weight holds NaN; names both.
+    """
+    drowned = [note for note in verdict.notes if "NaN" in note]
+    if not drowned:
+        return
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point():
+                continue
+            if np.isnan(tensor.numpy().astype(np.float32, copy=False)).any():
+                raise GraphoptError(
+                    f"the weight '{value.name}' holds NaN, and {drowned[0]}",
+                    "verification",
+                    "repair the weights; --verify off goes on without a proof",
+                )

@@ -14,7 +14,7 @@ from typing import Any
 from ..calibrate.data import CalibrationData
 from ..errors import GraphoptError
 from ..execute.isolate import isolated
-from .limits import limits
+from .limits import is_too_large, limits
 
 TIMEOUT = 300.0
 
@@ -53,5 +53,5 @@ def _run(path: str, feed: dict[str, Any] | None, seed: int) -> None:
         feeds = feed if feed is not None else random_feeds(load(Path(path)), seed=seed, count=1)[0]
         Session(path, optimized=False).run(feeds)
     except GraphoptError as error:
-        if "memory" in error.what:
+        if is_too_large(error):
             raise

@@ -64,9 +64,7 @@ class Staging:
             raise storage_error(error, target) from error
         temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
-            handle = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-            )
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise storage_error(error, target) from error
         file = os.fdopen(handle, "wb")
@@ -144,9 +142,7 @@ def _require_replaceable(target: Path) -> None:
     if target.is_dir():
         raise GraphoptError("the output is a folder, not a file", str(target), "name a file")
     if target.exists() and not target.is_file():
-        raise GraphoptError(
-            "the output is a device or pipe, which a rename would destroy", str(target), "name a file"
-        )
+        raise GraphoptError("the output is a device or pipe, which a rename would destroy", str(target), "name a file")
     if not target.name:
         raise GraphoptError("the output has no file name", str(target), "name a file")
 

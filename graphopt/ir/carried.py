@@ -8,11 +8,11 @@
 | map and opaque types (scikit-learn) | refused or dropped | kept by tensor name on their graph, written back |
 | quantization annotations of unknown tensors | dropped | kept on their graph, written back |
 | metadata of tensors, annotation of an input that is an output | written twice | written once |
-| inputs that only name an initialiser (IR version 3) | overridable inputs | constants; ``save`` writes the inputs again |
+| inputs that only name an initialiser (IR 3) | overridable inputs | constants; ``save`` adds the inputs again |
 
 Other sparse attributes, device configurations below IR version 11 and map types in attributes are refused
-with a reason. Dropped on purpose: ``value_info`` of tensors that do not exist, checksums of external files (the files are rewritten),
-all but the last of metadata entries with one key.
+with a reason. Dropped on purpose: ``value_info`` of tensors that do not exist, checksums of external files (the
+files are rewritten), all but the last of metadata entries with one key.
 
 ``completed.py`` is the way back. The store is ``graph.meta``, which ``Model.clone`` copies. ``Model.meta`` it
 does not.
@@ -20,8 +20,10 @@ does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,7 +43,7 @@ _DEVICES_SINCE = 11
 CONSTANT_INPUTS_BEFORE = 4
 
 
-class SparseTensor(ir.Tensor):
+class SparseTensor(ir.Tensor[Any]):
     """A sparse initialiser: an ordinary tensor to every reader, made dense when it is read, saved sparse."""
 
     def __init__(self, proto: onnx.SparseTensorProto) -> None:
@@ -125,6 +127,7 @@ class Carried:
 
 
 def ir_roots(model: ir.Model) -> Iterator[ir.Graph]:
+    """In the order of ``protos.roots``."""
     yield model.graph
     for function in model.functions.values():
         yield function.graph
@@ -170,13 +173,9 @@ def _refuse_attributes(node: onnx.NodeProto, *, sparse_constants: bool) -> None:
         if attribute.type in _SPARSE and not (sparse_constants and _is_sparse_constant(node)):
             raise GraphoptError(f"the sparse attribute '{attribute.name}' is not supported", node_place(node))
         if attribute.type == onnx.AttributeProto.TYPE_PROTO and _is_exotic(attribute.tp):
-            raise GraphoptError(
-                f"the type in attribute '{attribute.name}' is not supported", node_place(node)
-            )
+            raise GraphoptError(f"the type in attribute '{attribute.name}' is not supported", node_place(node))
         if attribute.type == onnx.AttributeProto.TYPE_PROTOS and any(map(_is_exotic, attribute.type_protos)):
-            raise GraphoptError(
-                f"the types in attribute '{attribute.name}' are not supported", node_place(node)
-            )
+            raise GraphoptError(f"the types in attribute '{attribute.name}' are not supported", node_place(node))
 
 
 def _is_sparse_constant(node: onnx.NodeProto) -> bool:
@@ -201,6 +200,7 @@ def _take(graph: onnx.GraphProto) -> _OfGraph:
         graph.sparse_initializer[-1].values.name = node.output[0]
         graph.node.remove(node)
     for sparse in graph.sparse_initializer:
+        _require_fitting(sparse)
         kept = onnx.SparseTensorProto()
         kept.CopyFrom(sparse)
         held.sparse.append(kept)
@@ -220,6 +220,17 @@ def _take(graph: onnx.GraphProto) -> _OfGraph:
                 held.annotations.append(onnx.TensorAnnotation())
                 held.annotations[-1].CopyFrom(annotation)
     return held
+
+
+def _require_fitting(sparse: onnx.SparseTensorProto) -> None:
+    place, dims = f"sparse initializer '{sparse.values.name}'", tuple(sparse.dims)
+    indices = ir.serde.deserialize_tensor(sparse.indices).numpy()
+    count = math.prod(sparse.values.dims)
+    if indices.shape not in ((count,), (count, len(dims))):
+        raise GraphoptError(f"it has {count} values and indices of shape {list(indices.shape)}", place)
+    limits = dims if indices.ndim == 2 else (math.prod(dims),)
+    if count and ((indices < 0).any() or (indices.reshape(count, -1).max(axis=0) >= limits).any()):
+        raise GraphoptError(f"it has indices outside its shape {list(dims)}", place)
 
 
 def _input_order(proto: onnx.ModelProto) -> tuple[str, ...]:

@@ -72,10 +72,11 @@ def _run_checker(path: str | os.PathLike[str]) -> None:
         onnx.checker.check_model(os.fspath(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        where = next((line[len("==> Context: ") :] for line in lines if line.startswith("==> Context: ")), "the model")
+        context = next((line for line in lines if line.startswith("==> Context: ")), "==> Context: the model")
+        what = f"onnx.checker: {lines[0] if lines else error}"
         raise GraphoptError(
-            f"onnx.checker: {lines[0] if lines else error}", where, "the model breaks the ONNX standard"
-        )
+            what, context.removeprefix("==> Context: "), "the model breaks the ONNX standard"
+        ) from error
 
 
 def _views(model: ir.Model) -> Iterator[Root]:

@@ -132,9 +132,7 @@ def _write_inputs(graph: onnx.GraphProto, order: tuple[str, ...]) -> None:
     described = {info.name: info for info in graph.value_info}
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
     for name, tensor in constants.items():
-        inputs[name] = described.get(name) or onnx.helper.make_tensor_value_info(
-            name, tensor.data_type, tensor.dims
-        )
+        inputs[name] = described.get(name) or onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims)
     names = [name for name in order if name in inputs]
     names.extend(name for name in inputs if name not in set(order))
     kept = onnx.GraphProto(

@@ -28,7 +28,7 @@ _CHUNK = 8 << 20
 _KERNEL_CHUNK = 256 << 20  # short enough for a Ctrl-C to be heard
 # another file system, an old kernel, or (None) not a real file
 _NO_KERNEL_COPY: frozenset[int | None] = frozenset(
-    (errno.ENOENT, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, None)
+    (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, None)
 )
 
 
@@ -87,9 +87,13 @@ class DataFile:
         if not hasattr(os, "copy_file_range"):
             return copied
         try:
-            with open(self.path, "rb") as source:
-                if _identity(os.fstat(source.fileno())) != self._identity:
-                    return copied
+            source = open(self.path, "rb")  # noqa: SIM115  (its errors are not those of the copy below)
+        except OSError:
+            return copied
+        with source:
+            if _identity(os.fstat(source.fileno())) != self._identity:
+                return copied
+            try:
                 target.flush()
                 while copied < length:
                     step = min(_KERNEL_CHUNK, length - copied)
@@ -98,9 +102,9 @@ class DataFile:
                         break
                     copied += done
                     target.seek(0, os.SEEK_CUR)
-        except OSError as error:
-            if error.errno not in _NO_KERNEL_COPY:
-                raise
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
         return copied
 
 
@@ -119,7 +123,7 @@ class MappedTensor(ir.ExternalTensor):
             tensor.offset,
             tensor.length,
             tensor.dtype,
-            shape=tensor.shape,  # type: ignore[arg-type]
+            shape=tensor.shape,
             name=tensor.name,
             doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props) or None,
@@ -192,7 +196,6 @@ def _adopt_attributes(owner: Any, references: References) -> None:
             )
         elif attribute.type == ir.AttributeType.TENSORS:
             replaced = [
-                references.tensor(item) if type(item) is ir.ExternalTensor else item
-                for item in attribute.as_tensors()
+                references.tensor(item) if type(item) is ir.ExternalTensor else item for item in attribute.as_tensors()
             ]
             owner.attributes[name] = ir.Attr(name, attribute.type, replaced, doc_string=attribute.doc_string)

@@ -28,9 +28,9 @@ from .serial import from_proto, serialize
 
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
-    """Load an ONNX model; ``.onnx``, or protobuf text (``.textproto``, ``.pbtxt``, ``.prototxt``), or
-    ``.onnxtxt``.
+    """Load an ONNX model without reading its weights.
 
+    Protobuf text (``.textproto``, ``.pbtxt``, ``.prototxt``) and ONNX's own syntax (``.onnxtxt``) are read too.
     External weights are memory-mapped on first use, so a model of any size loads at once. What can be put
     right without guessing is: nodes out of order are sorted, names of a subgraph's inputs or initialisers
     that hide outer ones are changed, ``ai.onnx`` becomes ``""``. Up to IR version 3, inputs that only name an
@@ -59,9 +59,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     """
     target = os.fspath(path)
     if target.endswith(SYNTAX_SUFFIX):
-        raise GraphoptError(
-            "the ONNX text syntax cannot hold every model", target, "save as .onnx or .textproto"
-        )
+        raise GraphoptError("the ONNX text syntax cannot hold every model", target, "save as .onnx or .textproto")
     with placed(path), Staging() as staging:
         proto, layout = serialize(model, os.path.basename(target) + ".data")
         content = _encode(proto, target)
@@ -94,6 +92,4 @@ def _encode(proto: onnx.ModelProto, target: str) -> bytes:
             return text_format.MessageToString(proto).encode()
         return proto.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
-        raise GraphoptError(
-            "the graph alone is over 2 GB, which protobuf cannot hold", target, "split it"
-        ) from error
+        raise GraphoptError("the graph alone is over 2 GB, which protobuf cannot hold", target, "split it") from error

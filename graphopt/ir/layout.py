@@ -138,7 +138,9 @@ def _copy(tensor: ir.TensorProtocol, file: IO[bytes]) -> None:
     before = file.tell()
     if isinstance(tensor, MappedTensor):
         tensor.tofile(file)
-    elif isinstance(tensor, ir.ExternalTensor) or tensor.dtype.bitwidth < 8:
+    elif isinstance(tensor, ir.ExternalTensor):
+        _write(file, _read(tensor))
+    elif tensor.dtype.bitwidth < 8:
         _write(file, tensor.tobytes())
     else:
         array = np.asarray(tensor.numpy())
@@ -150,6 +152,17 @@ def _copy(tensor: ir.TensorProtocol, file: IO[bytes]) -> None:
             f"the tensor gave {file.tell() - before} bytes instead of {tensor.nbytes}",
             f"tensor '{tensor.name}'",
         )
+
+
+def _read(tensor: ir.ExternalTensor) -> bytes:
+    try:
+        return tensor.tobytes()
+    except (OSError, ValueError) as error:
+        raise GraphoptError(
+            f"the external data cannot be read: {error}",
+            f"tensor '{tensor.name}' at {tensor.path}",
+            "load the model with graphopt.load",
+        ) from error
 
 
 def _write(file: IO[bytes], content: bytes | memoryview) -> None:

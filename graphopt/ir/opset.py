@@ -24,7 +24,8 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 
 from .facts import STANDARD_DOMAINS, where
-from .opset_rules import RULES, Facts, Unconvertible
+from .opset_facts import Facts, Unconvertible
+from .opset_rules import RULES
 from .reading import latest_opset
 from .tidy import tidy
 from .walk import Body, bodies
@@ -40,15 +41,15 @@ Edit = Callable[[], None]
 
 
 def convert_opset(model: ir.Model, version: int) -> None:
-    """Convert a model, its subgraphs and its local functions to an opset, in place; or raise and change
-    nothing.
+    """Convert a model to an opset, in place; or raise and change nothing.
 
-    Inputs, outputs, weights, metadata and other domains stay. The IR version stays too.
+    Subgraphs and local functions are converted too. Inputs, outputs, weights, metadata, other domains and the IR
+    version stay.
 
     Args:
         model: imports opset 7 or newer.
         version: 13 or newer to go down, the model's or newer to go up; at most what the ``onnx`` package
-        knows.
+            knows.
 
     Raises:
         GraphoptError: an opset out of range, or a node (named) that cannot be expressed in the new opset.

@@ -24,50 +24,8 @@ import numpy as np
 import onnx_ir as ir
 
 from .edits import insert_before, replace_node
-from .facts import array, attribute, dims, has_reference
-from .shapes import infer
-from .walk import nodes
-
-
-class Unconvertible(Exception):  # noqa: N818  (caught within the conversion, which names the node)
-    """Why a node has no counterpart in the wished-for opset."""
-
-
-class Facts:
-    """Types and ranks of tensors as inference proves them, made when first asked for; the model is not touched."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._model = model
-        self._inferred: dict[int, ir.Value] | None = None
-
-    def _known(self, value: ir.Value) -> ir.Value | None:
-        if self._inferred is None:
-            shadow = self._model.clone()
-            infer(shadow)
-            self._inferred = {
-                id(ours): theirs
-                for node, copied in zip(nodes(self._model), nodes(shadow), strict=True)
-                for ours, theirs in zip((*node.inputs, *node.outputs), (*copied.inputs, *copied.outputs), strict=True)
-                if ours is not None and theirs is not None
-            }
-        return self._inferred.get(id(value))
-
-    def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """The element type, or None."""
-        found = value if value.const_value is not None else self._known(value)
-        return None if found is None else (found.const_value.dtype if found.const_value is not None else found.dtype)
-
-    def type(self, value: ir.Value) -> ir.TypeProtocol | None:
-        """The whole type, or None."""
-        found = value if value.const_value is not None else self._known(value)
-        if found is not None and found.const_value is not None:
-            return ir.TensorType(found.const_value.dtype)
-        return None if found is None else found.type
-
-    def dims(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        """The proven shape, or None."""
-        return dims(self._known(value))
-
+from .facts import array, attribute, has_reference
+from .opset_facts import Facts, Unconvertible
 
 Edit = Callable[[], None]
 Rule = Callable[[ir.Node, int, int, Facts], Edit | None]
@@ -257,11 +215,11 @@ _GRID_MODES = {"bilinear": "linear", "bicubic": "cubic"}
 
 def _grid_sample(node: ir.Node, current: int, version: int, facts: Facts) -> Edit | None:
     if _crosses(current, version, 20):
-        old = attribute(node, "mode", "bilinear")
+        old = str(attribute(node, "mode", "bilinear"))
         return lambda: node.attributes.add(ir.AttrString("mode", _GRID_MODES.get(old, old)))
     if 16 <= version < 20 <= current:
         back = {new: old for old, new in _GRID_MODES.items()}
-        new = attribute(node, "mode", "linear")
+        new = str(attribute(node, "mode", "linear"))
         source = node.inputs[0]
         shape = facts.dims(source) if source is not None else None
         if shape is None or len(shape) != 4:

@@ -55,9 +55,7 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if facts.st_size == 0:
         raise GraphoptError("the file is empty", name, "export or download it again")
     if facts.st_size > _PROTOBUF_LIMIT:
-        raise GraphoptError(
-            "the file is over 2 GB, which protobuf cannot hold", name, "save it with external data"
-        )
+        raise GraphoptError("the file is over 2 GB, which protobuf cannot hold", name, "save it with external data")
     try:
         with open(name, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if name.endswith((*TEXT_SUFFIXES, SYNTAX_SUFFIX)):
@@ -65,9 +63,7 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
             with memoryview(content) as view:
                 return _parse(view, name)
     except OSError as error:
-        raise GraphoptError(
-            f"the file cannot be read: {error.strerror or error}", name, "check its rights"
-        ) from error
+        raise GraphoptError(f"the file cannot be read: {error.strerror or error}", name, "check its rights") from error
 
 
 def require_versions(proto: onnx.ModelProto) -> None:
@@ -80,9 +76,7 @@ def require_versions(proto: onnx.ModelProto) -> None:
     if not proto.ir_version and not proto.HasField("graph"):
         raise GraphoptError("this is not an ONNX model", "", "give an .onnx file")
     if proto.ir_version < 1:
-        raise GraphoptError(
-            f"the IR version {proto.ir_version} is not valid", "ir_version", "export the model anew"
-        )
+        raise GraphoptError(f"the IR version {proto.ir_version} is not valid", "ir_version", "export the model anew")
     if proto.ir_version > onnx.IR_VERSION:
         raise GraphoptError(
             f"the IR version {proto.ir_version} is newer than the latest known one, {onnx.IR_VERSION}",
@@ -90,9 +84,7 @@ def require_versions(proto: onnx.ModelProto) -> None:
             "update the onnx package, or export for an older version",
         )
     if not proto.HasField("graph"):
-        raise GraphoptError(
-            "the model has no graph", "", "the file may be truncated: export or download it again"
-        )
+        raise GraphoptError("the model has no graph", "", "the file is truncated, or holds something else than a model")
     if not proto.opset_import:
         raise GraphoptError(
             "the model has no opset import", "opset_import", "the file may be truncated: export it again"
@@ -106,9 +98,7 @@ def latest_opset(domain: str) -> int | None:
     """The newest known version of an operator set of ONNX; None for a domain that ONNX does not define."""
     if domain in ("", "ai.onnx"):
         return onnx.defs.onnx_opset_version()
-    versions = [
-        number for name, number in onnx.helper.OP_SET_ID_VERSION_MAP if name == domain == "ai.onnx.ml"
-    ]
+    versions = [number for name, number in onnx.helper.OP_SET_ID_VERSION_MAP if name == domain == "ai.onnx.ml"]
     return max(versions, default=None)
 
 
@@ -117,9 +107,7 @@ def _require_opsets(imports: onnx.ModelProto | object, place: str) -> None:
     for entry in imports:  # type: ignore[attr-defined]
         domain, latest = entry.domain or "ai.onnx", latest_opset(entry.domain)
         if seen.setdefault(domain, entry.version) != entry.version:
-            raise GraphoptError(
-                f"two versions of the operator set '{domain}' are imported", place, "keep one of them"
-            )
+            raise GraphoptError(f"two versions of the operator set '{domain}' are imported", place, "keep one of them")
         if entry.version < 1 or (latest is not None and entry.version > latest):
             known = f"1 to {latest}" if latest is not None else "1 and up"
             raise GraphoptError(
@@ -131,7 +119,7 @@ def _require_opsets(imports: onnx.ModelProto | object, place: str) -> None:
 
 def _parse(view: memoryview, name: str) -> onnx.ModelProto:
     for offset, magic, kind, hint in _MAGIC:
-        if view[offset : offset + len(magic)] == magic:
+        if bytes(view[offset : offset + len(magic)]) == magic:
             raise GraphoptError(f"this is {kind}, not an ONNX model", name, hint)
     proto = onnx.ModelProto()
     try:
@@ -158,9 +146,7 @@ def _explain(view: memoryview, name: str, reason: str) -> GraphoptError:
     if position > len(view) and fields:
         return GraphoptError("the file is truncated", name, "export or download it again")
     if "MaxDepth" in reason:
-        return GraphoptError(
-            "the graphs in this file are nested too deeply", name, "ONNX files allow about 30 levels"
-        )
+        return GraphoptError("the graphs in this file are nested too deeply", name, "ONNX files allow about 30 levels")
     return GraphoptError("the file is damaged, or not an ONNX model", name, "export or download it again")
 
 
@@ -190,9 +176,7 @@ def _parse_text(content: bytes, name: str) -> onnx.ModelProto:
         ValueError,
     ) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise GraphoptError(
-            f"the text is not an ONNX model: {reason[:200]}", name, "check the syntax"
-        ) from error
+        raise GraphoptError(f"the text is not an ONNX model: {reason[:200]}", name, "check the syntax") from error
 
 
 def _require_shallow(text: str, name: str) -> None:

@@ -1,5 +1,4 @@
-"""Are the tensors of a parsed model what they claim to be? Asked before anything is trusted, without reading
-weights.
+"""Are the tensors of a parsed model what they claim to be? Asked before anything is trusted.
 
 Of external data the path must stay in the model's folder (no absolute path, no ``..``, no symbolic link that
 leads out), and the range must lie in the file, fit the tensor's type and shape, and not overlap another one
@@ -18,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import onnx
 import onnx_ir as ir
@@ -56,9 +56,7 @@ def validate(proto: onnx.ModelProto, path: str | os.PathLike[str] | None) -> Ref
                 _check_inline(held, expected)
                 continue
             if path is None:
-                raise GraphoptError(
-                    "external data is of no use without the model's file", held.place, "load by path"
-                )
+                raise GraphoptError("external data is of no use without the model's file", held.place, "load by path")
             location, start, end = _range(held, expected)
             if location not in files:
                 files[location] = DataFile(_resolve(location, path, held.place))
@@ -69,9 +67,7 @@ def validate(proto: onnx.ModelProto, path: str | os.PathLike[str] | None) -> Ref
                     "the data file is truncated or belongs to another model: fetch it again",
                 )
             if end > start:
-                ranges.setdefault(os.path.realpath(files[location].path), []).append(
-                    _Range(start, end, held.place)
-                )
+                ranges.setdefault(os.path.realpath(files[location].path), []).append(_Range(start, end, held.place))
     for name, found in ranges.items():
         _check_overlaps(name, found)
     return References(base, files)
@@ -81,9 +77,7 @@ def _expected_bytes(held: Held) -> int:
     """The bytes that a tensor's type and shape ask for; 0 for strings."""
     tensor, place = held.tensor, held.place
     if tensor.HasField("segment"):
-        raise GraphoptError(
-            "the tensor is stored in segments, which no runtime reads", place, "export it anew"
-        )
+        raise GraphoptError("the tensor is stored in segments, which no runtime reads", place, "export it anew")
     try:
         dtype = ir.DataType(tensor.data_type)
     except ValueError:
@@ -91,13 +85,11 @@ def _expected_bytes(held: Held) -> int:
     if dtype == ir.DataType.UNDEFINED:
         raise GraphoptError(f"the element type {tensor.data_type} is unknown", place, "export the model anew")
     if any(dim < 0 for dim in tensor.dims):
-        raise GraphoptError(
-            f"the shape {list(tensor.dims)} has a negative dimension", place, "export the model anew"
-        )
+        raise GraphoptError(f"the shape {list(tensor.dims)} has a negative dimension", place, "export the model anew")
     return 0 if dtype == ir.DataType.STRING else math.ceil(math.prod(tensor.dims) * dtype.bitwidth / 8)
 
 
-_FIELDS = {
+_FIELDS: dict[int, str] = {
     **dict.fromkeys((onnx.TensorProto.FLOAT, onnx.TensorProto.COMPLEX64), "float_data"),
     **dict.fromkeys((onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128), "double_data"),
     **dict.fromkeys((onnx.TensorProto.UINT32, onnx.TensorProto.UINT64), "uint64_data"),
@@ -116,9 +108,7 @@ def _check_inline(held: Held, expected: int) -> None:
         found = len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data")))
         complex_pair = tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
         wanted, unit = elements * (2 if complex_pair else 1), "elements"
-        fits = found == wanted or (
-            expected < elements and found == expected
-        )  # 2- to 6-bit types may be packed
+        fits = found == wanted or (expected < elements and found == expected)  # 2- to 6-bit types may be packed
     if fits:
         return
     if not found:
@@ -139,9 +129,7 @@ def _range(held: Held, expected: int) -> tuple[str, int, int]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if not held.dense or tensor.data_type == onnx.TensorProto.STRING:
         kind = "strings" if held.dense else "sparse tensors"
-        raise GraphoptError(
-            f"external data of {kind} is not supported", place, "keep them inside the model file"
-        )
+        raise GraphoptError(f"external data of {kind} is not supported", place, "keep them inside the model file")
     offset, length = _number(entries, "offset", 0, place), _number(entries, "length", expected, place)
     if length != expected:
         raise GraphoptError(
@@ -150,9 +138,7 @@ def _range(held: Held, expected: int) -> tuple[str, int, int]:
             "the file is damaged: export it anew",
         )
     location = entries.get("location", "")
-    tensor.ClearField(
-        "external_data"
-    )  # what else is there (a checksum of the file, unknown keys) is of no use here
+    tensor.ClearField("external_data")  # what else is there (a checksum of the file, unknown keys) is of no use here
     for key, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=text)
     return location, offset, offset + length
@@ -174,9 +160,7 @@ def _resolve(location: str, path: str | os.PathLike[str], place: str) -> str:
     if os.path.isabs(location) or ntpath.isabs(location) or ntpath.splitdrive(location)[0]:
         raise GraphoptError(f"the external data lies at an absolute path, {location!r}", place, _STAY)
     if ".." in location.replace("\\", "/").split("/"):
-        raise GraphoptError(
-            f"the external data lies outside the model's folder, at {location!r}", place, _STAY
-        )
+        raise GraphoptError(f"the external data lies outside the model's folder, at {location!r}", place, _STAY)
     given = os.fspath(path)
     for model in (given, os.path.realpath(given)):  # a link to a model elsewhere: its data lies there
         base = os.path.dirname(model) or os.curdir
@@ -208,7 +192,7 @@ def _inside(path: str, folder: str) -> bool:
 def _check_overlaps(name: str, ranges: Iterable[_Range]) -> None:
     """Shared weights may point at one and the same range; anything else must not touch."""
     ordered = sorted(ranges, key=lambda item: (item.start, item.end))
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if after.start < before.end and (after.start, after.end) != (before.start, before.end):
             raise GraphoptError(
                 f"{before.place} (bytes {before.start} to {before.end}) and {after.place} "

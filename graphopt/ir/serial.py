@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -43,9 +44,7 @@ def from_proto(proto: onnx.ModelProto, path: str | os.PathLike[str] | None = Non
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
-        raise GraphoptError(
-            f"the model cannot be represented: {_root(error)}", "", "export it anew"
-        ) from error
+        raise GraphoptError(f"the model cannot be represented: {_root(error)}", "", "export it anew") from error
     carried.put_into(model)
     if references:
         adopt(model, references)
@@ -68,15 +67,11 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         GraphoptError: more than 1.9 GB of weights, or something that the format cannot hold.
     """
     if _bytes_inside(model) > INLINE_LIMIT:
-        raise GraphoptError(
-            "the model is too large for one protobuf message", "weights", "pass it on as a file"
-        )
+        raise GraphoptError("the model is too large for one protobuf message", "weights", "pass it on as a file")
     return serialize(model, "", outside=False)[0]
 
 
-def serialize(
-    model: ir.Model, location: str, *, outside: bool | None = None
-) -> tuple[onnx.ModelProto, Layout]:
+def serialize(model: ir.Model, location: str, *, outside: bool | None = None) -> tuple[onnx.ModelProto, Layout]:
     """The model as a message, and the layout of the data file that belongs to it.
 
     Args:
@@ -128,7 +123,7 @@ def _sparse_values(model: ir.Model) -> dict[int, SparseTensor]:
     }
 
 
-def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor:
+def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
     return ir.Tensor(
         tensor.numpy(),
         tensor.dtype,

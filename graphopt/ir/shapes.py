@@ -26,6 +26,7 @@ from .facts import STANDARD_DOMAINS, dims, is_op
 from .walk import Body, bodies, graphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NUMBER = re.compile(r"-?[0-9]+\Z")
 _DECLARED = "graphopt.declared_shape"
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
 
@@ -133,6 +134,10 @@ def _clean_input(context: ShapeInferenceContext, value: ir.Value, *, trusted: bo
     value.shape = context.name_anonymous_dims_in_shape(ir.Shape(cleaned))
 
 
+def _is_number(dim: object) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and _NUMBER.match(dim.value) is not None
+
+
 class _Inference:
     """One body's traversal in topological order."""
 
@@ -161,8 +166,19 @@ class _Inference:
             self._failed.append(node)
             for output in node.outputs:
                 _forget(output)
+        for output in node.outputs:
+            self._numbers_are_ints(output)
         if branches:
             self._keep_what_all_branches_know(node, branches)
+
+    def _numbers_are_ints(self, value: ir.Value) -> None:
+        """SymPy simplifies 128 / 32 to a symbol of the name "4": make it the number 4."""
+        if value.shape is not None and any(_is_number(dim) for dim in value.shape.dims):
+            value.shape = ir.Shape([int(str(dim)) if _is_number(dim) else dim for dim in value.shape.dims])
+        elements = self._context.get_symbolic_value(value) if SYM_DATA_KEY in value.metadata_props else None
+        if elements is not None and any(_is_number(element) for element in elements):
+            numbers = [int(str(element)) if _is_number(element) else element for element in elements]
+            self._context.set_symbolic_value(value, numbers)
 
     @staticmethod
     def _keep_what_all_branches_know(node: ir.Node, branches: list[ir.Graph]) -> None:

@@ -53,7 +53,7 @@ class Proof:
         session = Session(self._original, optimized=False)
         accepted: list[Feeds] = []
         refusal = GraphoptError("no random feed fits")
-        for feed in random_feeds(self._original, seed=self._context.seed, count=RANDOM_FEEDS):
+        for feed in random_feeds(self._original, seed=self._context.seed, count=RANDOM_FEEDS, vary=True):
             try:
                 session.run(feed)
                 accepted.append(feed)

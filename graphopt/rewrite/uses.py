@@ -12,7 +12,7 @@ from typing import cast
 
 import onnx_ir as ir
 
-FANOUT = 100000
+FANOUT = 32
 """How many users of one value are looked at. A value with more is no inner value of any pattern."""
 
 

@@ -64,22 +64,30 @@ def _plan(link: Link) -> Plan:
     if same_shape(link.source, link.result):
         return Merge("the two undo each other, removed", partial(bypass, link))
     if is_op(link.second, "Reshape"):
-        return _reshape_directly(link)
-    merge = _plan_axes(link) if is_op(link.second, "Squeeze", "Unsqueeze") else _plan_flatten(link)
-    if merge is not None:
-        return merge
+        plan = _reshape_directly(link)
+    elif is_op(link.second, "Squeeze", "Unsqueeze"):
+        plan = _plan_axes(link)
+    else:
+        plan = _plan_flatten(link)
+    return plan if isinstance(plan, Merge) else _plan_by_result(link, plan)
+
+
+def _plan_by_result(link: Link, reason: str | None) -> Plan:
+    """f(g(x)) = Reshape(x, s), s from the proven shape of the result."""
+    if link.version < _SHAPE_IS_INPUT:
+        return "a Reshape before version 5 has its shape in an attribute"
     if not link.is_private:
-        return "the tensor in between is used elsewhere"
+        return reason or "the tensor in between is used elsewhere"
     target = _target(link)
-    if target is None or link.version < _SHAPE_IS_INPUT:
-        return "more than one size of the result is not known before the run"
+    if target is None:
+        return reason or "more than one size of the result is not known before the run"
     return Merge(f"one Reshape of {link.first.op_type} and {link.second.op_type}", partial(_reshape, link, target))
 
 
 def _reshape_directly(link: Link) -> Plan:
     """Reshape(g(x), s) = Reshape(x, s')."""
     if link.version < _SHAPE_IS_INPUT:
-        return "a Reshape before version 5 has its shape in an attribute"
+        return None
     shape = known_ints(link.second.inputs[1])
     if shape is None:
         return "its target shape is not known before the run"

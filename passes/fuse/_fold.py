@@ -16,7 +16,8 @@ from graphopt import ir as gir
 from graphopt.events import Site, Sites
 
 from ._affine import Affine, Refusal
-from ._linear import OPERATORS, Linear, consuming, only_user, producing
+from ._linear import OPERATORS, Linear
+from ._neighbours import consuming, only_user, producing
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Folding:
                 else:
                     kept.setdefault(node, None)
             for node, reason in reversed(kept.items()):
+                if node.graph is None:
+                    continue
                 site = None
                 try:
                     affine = self.read(node, body)

@@ -6,7 +6,6 @@ ramp into a ramp, so a chain is recognised by calculating with the four numbers,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 
@@ -47,6 +46,10 @@ class Ramp:
         bound = [min(max(end, low), high) for end in (self.low, self.high)]
         return replace(self, low=bound[0], high=bound[1])
 
+    def after(self, inner: Ramp) -> Ramp:
+        """This ramp of another ramp."""
+        return inner.times(self.slope).plus(self.offset).clipped(self.low, self.high)
+
     def rises_from_zero_to(self, high: float, tolerance: float) -> bool:
         """True when the values are 0 to ``high``, and the slope is a usable number."""
         return (
@@ -64,41 +67,43 @@ class Step:
 
     Attributes:
         node: the node.
-        source: its variable operand.
-        on: what it makes of a ramp.
+        place: which of its inputs is the variable operand.
+        ramp: what it computes from that.
         dtype: the element type, where a constant of the node tells it.
     """
 
     node: ir.Node
-    source: ir.Value
-    on: Callable[[Ramp], Ramp]
-    dtype: ir.DataType | None
+    place: int
+    ramp: Ramp
+    dtype: ir.DataType | None = None
+
+    @property
+    def source(self) -> ir.Value:
+        """The variable operand."""
+        value = self.node.inputs[self.place]
+        assert value is not None
+        return value
 
 
-def step(node: ir.Node | None, version: int) -> Step | None:
-    """A node as a step of a ramp; None when it is something else, or its numbers are not known."""
-    if node is None or version < 7 or gir.has_reference(node):
+def _read(node: ir.Node, version: int) -> Step | None:
+    if version < 7 or gir.has_reference(node):
         return None
     if gir.is_op(node, "Mul", "Div", "Add", "Sub", "Min", "Max"):
         return _with_number(node)
-    if not gir.is_op(node, "Neg", "Relu", "Clip", "HardSigmoid"):
-        return None
-    source = node.inputs[0]
-    if source is None:
+    if not gir.is_op(node, "Neg", "Relu", "Clip", "HardSigmoid") or node.inputs[0] is None:
         return None
     match node.op_type:
         case "Neg":
-            return Step(node, source, lambda ramp: ramp.times(-1.0), None)
+            return Step(node, 0, Ramp(slope=-1.0))
         case "Relu":
-            return Step(node, source, lambda ramp: ramp.clipped(0.0, inf), None)
+            return Step(node, 0, Ramp(low=0.0))
         case "HardSigmoid":
-            slope, offset = number(node, "alpha", 0.2), number(node, "beta", 0.5)
-            return Step(node, source, lambda ramp: ramp.times(slope).plus(offset).clipped(0.0, 1.0), None)
+            return Step(node, 0, Ramp(number(node, "alpha", 0.2), number(node, "beta", 0.5), 0.0, 1.0))
         case _:
-            return _clip(node, source, version)
+            return _clip(node, version)
 
 
-def _clip(node: ir.Node, source: ir.Value, version: int) -> Step | None:
+def _clip(node: ir.Node, version: int) -> Step | None:
     dtype = None
     bounds = [-inf, inf]
     for place, name in enumerate(("min", "max")):
@@ -108,100 +113,114 @@ def _clip(node: ir.Node, source: ir.Value, version: int) -> Step | None:
         value = node.inputs[place + 1] if len(node.inputs) > place + 1 else None
         if value is None:
             continue
-        number = gir.scalar(value)
-        if not isinstance(number, float):
+        bound = gir.scalar(value)
+        if not isinstance(bound, float):
             return None
-        bounds[place], dtype = number, _dtype(value)
+        bounds[place], dtype = bound, _dtype(value)
     low, high = bounds
-    return Step(node, source, lambda ramp: ramp.clipped(low, high), dtype) if low <= high else None
+    return Step(node, 0, Ramp(low=low, high=high), dtype) if low <= high else None
 
 
 def _with_number(node: ir.Node) -> Step | None:
     """A node with two operands, one of which is one number that does not raise the other's rank."""
     if len(node.inputs) != 2:
         return None
-    for source, operand in (node.inputs, reversed(tuple(node.inputs))):
-        number = gir.scalar(operand)
-        if source is None or operand is None or not isinstance(number, float) or not isfinite(number):
+    for place in (0, 1):
+        source, operand = node.inputs[place], node.inputs[1 - place]
+        factor = gir.scalar(operand)
+        if source is None or not isinstance(factor, float) or not isfinite(factor):
             continue
         rank, added = gir.rank(source), gir.rank(operand)
         if added and (rank is None or rank < added):
             continue
-        change = _change(node, number, swapped=operand is node.inputs[0])
-        if change is not None:
-            return Step(node, source, change, _dtype(operand))
+        ramp = _ramp(node.op_type, factor, swapped=place == 1)
+        if ramp is not None:
+            return Step(node, place, ramp, _dtype(operand))
     return None
 
 
-def _change(node: ir.Node, number: float, *, swapped: bool) -> Callable[[Ramp], Ramp] | None:
-    match node.op_type:
+def _ramp(operator: str, factor: float, *, swapped: bool) -> Ramp | None:
+    match operator:
         case "Mul":
-            return lambda ramp: ramp.times(number)
+            return Ramp(slope=factor) if factor else None
         case "Div":
-            return None if swapped or number == 0 else lambda ramp: ramp.times(1.0 / number)
+            return None if swapped or factor == 0 else Ramp(slope=1.0 / factor)
         case "Add":
-            return lambda ramp: ramp.plus(number)
-        case "Sub" if swapped:
-            return lambda ramp: ramp.times(-1.0).plus(number)
+            return Ramp(offset=factor)
         case "Sub":
-            return lambda ramp: ramp.plus(-number)
+            return Ramp(-1.0, factor) if swapped else Ramp(offset=-factor)
         case "Min":
-            return lambda ramp: ramp.clipped(-inf, number)
+            return Ramp(high=factor)
         case _:
-            return lambda ramp: ramp.clipped(number, inf)
+            return Ramp(low=factor)
 
 
-def _dtype(value: ir.Value) -> ir.DataType | None:
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
     tensor = gir.constant(value)
     return None if tensor is None else tensor.dtype
+
+
+class Steps:
+    """The steps of one body, each node read once."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._known: dict[ir.Node, Step | None] = {}
+        self._limits: dict[ir.Node | None, tuple[float, float]] = {}
+
+    def at(self, node: ir.Node | None) -> Step | None:
+        """A node as a step of a ramp; None when it is something else, or its numbers are not known."""
+        if node is None:
+            return None
+        if node not in self._known:
+            self._known[node] = _read(node, self._version)
+        return self._known[node]
+
+    def limits(self, found: Step) -> tuple[float, float]:
+        """Between what the values of a step lie, as far as the steps before it tell that were asked for before."""
+        low, high = self._limits.get(found.source.producer(), (-inf, inf))
+        ramp = found.ramp.after(Ramp(low=low, high=high))
+        self._limits[found.node] = ramp.low, ramp.high
+        return ramp.low, ramp.high
+
+    def chain(self, value: ir.Value) -> Chain:
+        """The steps that lead to a value."""
+        steps: list[Step] = []
+        ramps = [Ramp()]
+        found = self.at(value.producer())
+        while found is not None and len(steps) < LONGEST and found.node.graph is (steps or [found])[0].node.graph:
+            ramps.append(ramps[-1].after(found.ramp))
+            steps.append(found)
+            found = self.at(found.source.producer())
+        return Chain(value, tuple(steps), tuple(ramps))
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The steps that lead to a value, the last first, in the same graph.
 
-    ``ramp(k)`` is the value as a function of ``steps[k - 1].source``.
+    Attributes:
+        value: what the last step computes.
+        steps: at most ``LONGEST``.
+        ramps: ``ramps[k]`` is the value as a function of ``steps[k - 1].source``.
     """
 
     value: ir.Value
     steps: tuple[Step, ...]
+    ramps: tuple[Ramp, ...]
 
-    @classmethod
-    def of(cls, value: ir.Value, version: int) -> Chain:
-        """Walk back from a value."""
-        steps: list[Step] = []
-        current, producer = value, value.producer()
-        while producer is not None and len(steps) < LONGEST:
-            found = step(producer, version)
-            if found is None or producer.graph is not (steps[0].node if steps else producer).graph:
-                break
-            steps.append(found)
-            current = found.source
-            producer = current.producer()
-        return cls(value, tuple(steps))
-
-    def ramp(self, length: int) -> Ramp:
-        """The value as a function of what enters the chain's last ``length`` steps."""
-        ramp = Ramp()
-        for item in reversed(self.steps[:length]):
-            ramp = item.on(ramp)
-        return ramp
-
-    def private(self, length: int) -> int:
-        """How many of the last steps pass their result on to nothing but the next, at most ``length``."""
-        for count in range(1, min(length, len(self.steps))):
-            if not _passed_on(self.steps[count].node.outputs[0]):
+    def private(self) -> int:
+        """How many of the last steps pass their result on to nothing but the next."""
+        for count in range(1, len(self.steps)):
+            value = self.steps[count].node.outputs[0]
+            if value.is_graph_output() or len(value.uses()) != 1:
                 return count
-        return min(length, len(self.steps))
+        return len(self.steps)
 
     def dtype(self) -> ir.DataType | None:
         """The element type: the operands of a step share it."""
         found = next((item.dtype for item in self.steps if item.dtype is not None), None)
-        return found or self.value.dtype or next((s.source.dtype for s in self.steps if s.source.dtype), None)
-
-
-def _passed_on(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
+        return found or self.value.dtype or next((item.source.dtype for item in self.steps if item.source.dtype), None)
 
 
 def tolerance(dtype: ir.DataType | None) -> float:

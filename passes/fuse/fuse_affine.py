@@ -3,6 +3,7 @@
 linear(x; W, b) * s + t  =  linear(x; s W, s b + t)          s, t: one number, or one per output channel
 conv(x * s; W, b)        =  conv(x; W s, b)                  zero stays zero, so padding does no harm
 conv(x + t; W, b)        =  conv(x; W, b + W t)              where conv does not pad
+conv(x * s + t; W, b)    =  conv(x + t / s; W s, b)          where it does, so that t must stay
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ from ._affine import FLOATS, Affine, Refusal, Terms, finite
 from ._fold import Folding
 
 _LARGEST = 1 << 16  # elements; no tensor has more channels, larger constants are tables
-# Not Gemm and MatMul: what precedes them is mostly the scale and shift of a decomposed LayerNormalization,
-# which runtimes recognise only as a whole.
 _AHEAD = frozenset(("Conv", "ConvTranspose"))
 
 
 @dataclass(frozen=True)
 class FuseAffine(Pass):
-    """Fold Mul, Add, Sub and Div by per-channel constants into the weights of a linear operator beside them.
+    """Folds Mul, Add, Sub and Div by per-channel constants into the weights of a linear operator beside them.
 
     Into the Conv, ConvTranspose, Gemm or MatMul before them, or the Conv or ConvTranspose after them; a shift
     before a convolution only when that does not pad.
@@ -36,7 +35,9 @@ class FuseAffine(Pass):
     Keeps them when the constant is not one number per channel or would make the tensor larger by
     broadcasting, when the tensor in between is used elsewhere or is an output, and when the new weights would
     overflow.
-    The Add behind a MatMul without one stays: that is its bias.
+    The first Add behind a MatMul stays: that is its bias. So does what stands before a Gemm or MatMul: mostly the
+    end of a decomposed LayerNormalization, which runtimes recognise only as a whole. Weights above 1 MiB that
+    others use too are not copied. From opset 7 on.
     """
 
     name: ClassVar[str] = "fuse-affine"

@@ -27,13 +27,14 @@ from ._fold import Folding
 
 @dataclass(frozen=True)
 class FuseBatchnorm(Pass):
-    """Fold BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before or after it.
+    """Folds BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before or after it.
 
     Inference form only, in every opset. A linear operator after it takes it up only where that is exact: a
     convolution must not pad, since the padding ring is zero behind the normalisation and not before it.
 
     Keeps it when its parameters or the weights are not constant, when the tensor in between is used elsewhere
-    or is an output, when var + epsilon is not positive, and when the new weights would overflow.
+    or is an output, when var + epsilon is not positive, and when the new weights would overflow. Weights above
+    1 MiB that others use too are not copied.
     """
 
     name: ClassVar[str] = "fuse-batchnorm"

@@ -20,7 +20,7 @@ from ._affine import FLOATS, Refusal
 
 @dataclass(frozen=True)
 class FuseGemm(Pass):
-    """Fuse MatMul and Add into Gemm where both operands are proven to be matrices and the target likes Gemm.
+    """Fuses MatMul and Add into Gemm where both operands are proven to be matrices and the target likes Gemm.
 
     The bias must broadcast to the product and not the other way round. A Transpose of the second matrix
     becomes transB. Where the target does not like Gemm, nothing is done.

@@ -16,12 +16,14 @@ from graphopt.events import Site, Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
 from ._affine import Refusal
-from ._ramp import Chain, hard_sigmoid, runnable, step, tolerance
+from ._ramp import Chain, Steps, hard_sigmoid, runnable, tolerance
+
+_NEAR = 0.05  # more than any type's rounding
 
 
 @dataclass(frozen=True)
 class FuseHardsigmoid(Pass):
-    """Replace chains that compute min(max(a x + b, 0), 1) by HardSigmoid.
+    """Replaces chains that compute min(max(a x + b, 0), 1) by HardSigmoid.
 
     Chains of Clip, Relu, Min, Max, Add, Sub, Mul, Div and Neg in any order; two nodes or more, with slope or
     offset (a mere Clip stays). From opset 7 on, for float and float16.
@@ -38,20 +40,25 @@ class FuseHardsigmoid(Pass):
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """Anchor at the last node of each chain."""
         for body in gir.bodies(model):
+            steps = Steps(body.version())
             for node in body.nodes():
-                site = _site(node, body.version())
+                site = _site(node, steps)
                 if site is not None:
                     yield site
 
 
-def _site(node: ir.Node, version: int) -> Site | None:
-    if step(node, version) is None:
+def _site(node: ir.Node, steps: Steps) -> Site | None:
+    last = steps.at(node)
+    if last is None:
         return None
-    chain = Chain.of(node.outputs[0], version)
+    low, high = steps.limits(last)
+    if low < -_NEAR or high > 1 + _NEAR:
+        return None  # keeps long chains of elementwise operators cheap
+    chain = steps.chain(node.outputs[0])
     length = _longest(chain)
     if length is None:
         return None
-    ramp, x = chain.ramp(length), chain.steps[length - 1].source
+    ramp, x = chain.ramps[length], chain.steps[length - 1].source
     try:
         runnable(chain.dtype(), "HardSigmoid")
     except Refusal as refusal:
@@ -67,8 +74,8 @@ def _site(node: ir.Node, version: int) -> Site | None:
 def _longest(chain: Chain) -> int | None:
     """The most steps that make up a HardSigmoid and go when it comes."""
     near = tolerance(chain.dtype())
-    for length in range(chain.private(len(chain.steps)), 1, -1):
-        ramp = chain.ramp(length)
+    for length in range(chain.private(), 1, -1):
+        ramp = chain.ramps[length]
         if ramp.rises_from_zero_to(1.0, near) and (ramp.slope, ramp.offset) != (1.0, 0.0):
             return length
     return None

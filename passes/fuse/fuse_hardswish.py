@@ -19,12 +19,12 @@ from graphopt.events import Site, Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
 from ._affine import Refusal
-from ._ramp import Chain, Ramp, hard_sigmoid, runnable, step, tolerance
+from ._ramp import Chain, Ramp, Steps, hard_sigmoid, runnable, tolerance
 
 
 @dataclass(frozen=True)
 class FuseHardswish(Pass):
-    """Replace x * min(max(a x + b, 0), h) / h by x * HardSigmoid(x), or HardSwish where the target likes it.
+    """Replaces x * min(max(a x + b, 0), h) / h by x * HardSigmoid(x), or HardSwish where the target likes it.
 
     The ramp may be written with Clip, Relu, Min, Max, Add, Sub, Mul, Div and Neg in any order; the division
     may come first, last, or on either factor. From opset 7 on, for float and float16.
@@ -40,11 +40,12 @@ class FuseHardswish(Pass):
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """Anchor at the product."""
         for body in gir.bodies(model):
+            steps = Steps(body.version())
             whole = context.target.likes("HardSwish") and body.version() >= 14
             for node in body.nodes():
                 if not gir.is_op(node, "Mul") or len(node.inputs) != 2:
                     continue
-                found = _find(node, body.version())
+                found = _find(node, steps)
                 if found is None or (found.normal and not (whole and found.standard)):
                     continue
                 try:
@@ -109,37 +110,37 @@ def _producer(value: ir.Value) -> ir.Node:
     return node
 
 
-def _find(product: ir.Node, version: int) -> _Found | None:
+def _find(product: ir.Node, steps: Steps) -> _Found | None:
     for factor, gate in (product.inputs, reversed(tuple(product.inputs))):
         if factor is None or gate is None or any(gir.constant(value) is not None for value in (factor, gate)):
             continue
-        chain = Chain.of(gate, version)
+        chain = steps.chain(gate)
         if not chain.steps or _producer(gate).graph is not product.graph:
             continue
-        for x, scale, scaling in _multiples(factor, version):
+        for x, scale, scaling in _multiples(factor, steps):
             for length in range(1, len(chain.steps) + 1):
                 if chain.steps[length - 1].source is x:
-                    found = _match(product, chain, length, scale, scaling, version)
+                    found = _match(product, chain, length, scale, scaling, steps)
                     if found is not None:
                         return found
     return None
 
 
-def _multiples(factor: ir.Value, version: int) -> Iterator[tuple[ir.Value, float, tuple[ir.Value, ...]]]:
+def _multiples(factor: ir.Value, steps: Steps) -> Iterator[tuple[ir.Value, float, tuple[ir.Value, ...]]]:
     """What the factor is a multiple of: the value, how often, and the values in between."""
     yield factor, 1.0, ()
-    chain = Chain.of(factor, version)
+    chain = steps.chain(factor)
     for length in range(1, len(chain.steps) + 1):
-        ramp = chain.ramp(length)
+        ramp = chain.ramps[length]
         if ramp == Ramp(slope=ramp.slope):
             between = tuple(item.node.outputs[0] for item in chain.steps[:length])
             yield chain.steps[length - 1].source, ramp.slope, between
 
 
 def _match(
-    product: ir.Node, chain: Chain, length: int, scale: float, scaling: tuple[ir.Value, ...], version: int
+    product: ir.Node, chain: Chain, length: int, scale: float, scaling: tuple[ir.Value, ...], steps: Steps
 ) -> _Found | None:
-    ramp, dtype = chain.ramp(length), chain.dtype()
+    ramp, dtype = chain.ramps[length], chain.dtype()
     near = tolerance(dtype)
     high = ramp.high
     if not (0 < high < float("inf") and ramp.rises_from_zero_to(high, near)):
@@ -147,7 +148,7 @@ def _match(
     between = (*scaling, *(item.node.outputs[0] for item in chain.steps[:length]))
     last, total = product, scale * high
     if abs(total - 1) > near:
-        after = _after(product, version)
+        after = _after(product, steps)
         if after is None:
             return None
         last, factor = after
@@ -159,11 +160,11 @@ def _match(
     return _Found(x, Ramp(ramp.slope / high, ramp.offset / high, 0.0, 1.0), last, between, dtype, normal)
 
 
-def _after(product: ir.Node, version: int) -> tuple[ir.Node, float] | None:
+def _after(product: ir.Node, steps: Steps) -> tuple[ir.Node, float] | None:
     """The multiplication or division by a number that follows the product."""
     for user, _ in product.outputs[0].uses():
         if gir.is_op(user, "Mul", "Div") and user.graph is product.graph:
-            found = step(user, version)
+            found = steps.at(user)
             if found is not None:
-                return user, found.on(Ramp()).slope
+                return user, found.ramp.slope
     return None

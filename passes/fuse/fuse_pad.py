@@ -29,7 +29,7 @@ _TAKES_PADS = frozenset(("Conv", "AveragePool", "MaxPool", "LpPool"))
 
 @dataclass(frozen=True)
 class FusePad(Pass):
-    """Fold constant padding into the convolution or the pools that read it.
+    """Folds constant padding into the convolution or the pools that read it.
 
     All readers must take it up, else the Pad would stay. Only known, non-negative pads of spatial axes; the
     value is 0, or for MaxPool anything that no element is below (minus infinity, or 0 behind a Relu).

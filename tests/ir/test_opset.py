@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from graphopt.errors import GraphoptError
 from graphopt.ir.check import check
@@ -214,7 +214,8 @@ def test_a_sample_of_the_onnx_node_tests_gives_the_same_numbers_at_every_opset_i
             try:
                 result = converted(case.model, version)
             except GraphoptError as refusal:
-                assert "cannot be converted" in refusal.what
+                if "cannot be converted" not in refusal.what:
+                    raise
                 continue
             for before, after in zip(expected, run(result, feeds), strict=True):
                 assert_same(before, after)
@@ -371,7 +372,7 @@ def test_what_cannot_be_converted_is_refused_and_the_model_is_unchanged(name):
 
 @pytest.mark.parametrize(("opset", "version"), [(6, 13), (17, 12), (17, 0), (17, 999)])
 def test_an_opset_out_of_range_is_refused(opset, version):
-    with pytest.raises(GraphoptError, match="cannot be converted|is unknown"):
+    with pytest.raises(GraphoptError, match=r"cannot be converted|is unknown"):
         convert_opset(from_proto(model_of(node("Neg"), {"x": IMAGE}, opset)), version)
 
 
@@ -487,5 +488,4 @@ def test_weights_are_neither_read_nor_copied():
 def test_ai_onnx_as_a_name_of_the_default_domain_is_understood():
     proto = model_of(node("Squeeze", axes=[0]), {"x": IMAGE[:1]}, 12)
     proto.opset_import[0].domain = "ai.onnx"
-    assert TensorProto.FLOAT == proto.graph.input[0].type.tensor_type.elem_type
     assert [(entry.domain, entry.version) for entry in converted(proto, 13).opset_import] == [("", 13)]

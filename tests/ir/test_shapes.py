@@ -111,3 +111,8 @@ def test_a_rule_that_fails_leaves_its_outputs_unknown():
     failed = infer(model)
     assert [node.op_type for node in failed] in ([], ["Transpose"])
     assert all(value.shape is None or None not in dims(value) for node in nodes(model) for value in node.outputs)
+
+
+def test_a_quotient_of_numbers_is_a_number():
+    found = inferred("g (float[N, S, 128] x) => (y) <int64[4] s = {0, 0, -1, 32}> { y = Reshape(x, s) }")
+    assert dims(found["y"])[2:] == (4, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -127,7 +128,7 @@ def test_twice_the_nodes_are_twice_the_work(make, rules, edits):
     counts = (500, 1000, 2000, 4000)
     found = [work(make, rules, count) for count in counts]
     assert [item[2] for item in found] == [edits(count) for count in counts]
-    for (searches, steps, _), (more_searches, more_steps, _) in zip(found, found[1:], strict=False):
+    for (searches, steps, _), (more_searches, more_steps, _) in pairwise(found):
         assert more_searches <= 2.2 * searches + 50
         assert more_steps <= 2.2 * steps + 1000
 
@@ -138,6 +139,19 @@ def test_a_pair_of_siblings_costs_the_same_however_many_there_are():
     )
     assert many_steps / many <= 1.2 * few_steps / few
     assert many <= 4.4 * few
+
+
+def test_a_search_with_very_many_choices_is_given_up():
+    nested = "x"
+    for index in range(14):
+        nested = f"Add({nested}, c{index})"
+    names = ["x", *(f"a{index}" for index in range(100))]
+    doubled = [helper.make_node("Add", [left, left], [right]) for left, right in pairwise(names)]
+    worklist = Worklist([Rewrite(nested, "x", where=[never], shared=True)], model(doubled, names[-1]))
+    for _ in worklist.sites():
+        pass
+    assert worklist.given_up > 0
+    assert worklist.steps <= worklist.searches * 3000, "of 2^14 orders of operands"
 
 
 def test_rules_that_cannot_match_cost_nothing():

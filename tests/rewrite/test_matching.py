@@ -151,7 +151,10 @@ def test_attributes_are_captured(rewritten):
         return match["x"]
 
     rule = Rewrite("Transpose{perm=p}(Conv{pads=r?, **a}(x, w))", build=build)
-    text = "g (float[1,1,2,2] x, float[1,1,1,1] w) => (float[1,1,2,2] z) {c = Conv <strides = [1, 1]> (x, w)\n z = Transpose <perm = [0, 1, 3, 2]> (c) }"
+    text = (
+        "g (float[1,1,2,2] x, float[1,1,1,1] w) => (float[1,1,2,2] z) {c = Conv <strides = [1, 1]>"
+        " (x, w)\n z = Transpose <perm = [0, 1, 3, 2]> (c) }"
+    )
     rewritten(text, rule)
     assert seen == [(0, 1, 3, 2), None, 1, (1, 1), ["strides"]]
 

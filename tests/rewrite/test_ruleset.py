@@ -16,10 +16,12 @@ NESTED = """g (float[N] x, bool c, int64 n) => (float[N] y)
   i = If(c) <
     then_branch = t () => (float[N] p) { p1 = Neg(b) p = Neg(p1) },
     else_branch = e () => (float[N] q) {
-      q = If(c) <then_branch = tt () => (float[N] r) { r1 = Neg(b) r = Neg(r1) }, else_branch = ee () => (float[N] s) { s = Exp(x) }>
+      q = If(c) <then_branch = tt () => (float[N] r) { r1 = Neg(b) r = Neg(r1) }, else_branch = ee
+        () => (float[N] s) { s = Exp(x) }>
     }
   >
-  l = Loop(n, c, i) <body = l (int64 k, bool u, float[N] v) => (bool w, float[N] o) { w = Identity(u) o1 = Neg(v) o = Neg(o1) }>
+  l = Loop(n, c, i) <body = l (int64 k, bool u, float[N] v) => (bool w, float[N] o) { w =
+    Identity(u) o1 = Neg(v) o = Neg(o1) }>
   y = own.F(l)
 }
 <domain: "own", opset_import: ["" : 20]> F (x) => (z) { m = Neg(x) z = Neg(m) }"""
@@ -35,19 +37,22 @@ def test_rules_work_in_subgraphs_at_any_depth_and_in_functions(rewritten, load):
 def test_a_match_does_not_reach_across_graphs(rewritten):
     """The inner node would run in every trip of the loop instead of once."""
     model = """g (float[N] x, bool c) => (float[N] y)
-    { a = Neg(x) y = If(c) <then_branch = t () => (float[N] p) { p = Neg(a) }, else_branch = e () => (float[N] q) { q = Exp(x) }> }"""
+    { a = Neg(x) y = If(c) <then_branch = t () => (float[N] p) { p = Neg(a) }, else_branch = e ()
+      => (float[N] q) { q = Exp(x) }> }"""
     assert not rewritten(model, NEG_NEG).done
 
 
 def test_variables_may_come_from_an_outer_graph(rewritten):
     model = """g (float[N] x, bool c) => (float[N] y) <float k = {3}>
-    { y = If(c) <then_branch = t () => (float[N] p) { p = Mul(x, k) }, else_branch = e () => (float[N] q) { q = Exp(x) }> }"""
+    { y = If(c) <then_branch = t () => (float[N] p) { p = Mul(x, k) }, else_branch = e () =>
+      (float[N] q) { q = Exp(x) }> }"""
     assert "p = Sub(x, k)" in rewritten(model, Rewrite("Mul(x, k)", "Sub(x, k)", where=[near("k", 3.0)])).text
 
 
 def test_new_constants_of_a_branch_belong_to_the_branch(rewritten):
     model = """g (float[N] x, bool c) => (float[N] y)
-    { y = If(c) <then_branch = t () => (float[N] p) { p = Relu(x) }, else_branch = e () => (float[N] q) { q = Exp(x) }> }"""
+    { y = If(c) <then_branch = t () => (float[N] p) { p = Relu(x) }, else_branch = e () =>
+      (float[N] q) { q = Exp(x) }> }"""
     result = rewritten(model, Rewrite("Relu(x)", "Mul(x, 2)"))
     branch = next(iter(result.model.graph)).attributes["then_branch"].as_graph()
     assert list(branch.initializers) == ["p_constant"]
@@ -70,7 +75,10 @@ def test_what_an_edit_makes_possible_is_found(rewritten):
 
 def test_a_value_that_loses_a_user_is_looked_at_again(rewritten):
     """The inner value m has two users until the second is rewritten away."""
-    model = "g (float[N] x) => (float[N] z, float[N] w) <float zero = {0}> { m = Neg(x) z = Neg(m) t = Mul(m, zero) w = Add(t, x) }"
+    model = (
+        "g (float[N] x) => (float[N] z, float[N] w) <float zero = {0}>"
+        " { m = Neg(x) z = Neg(m) t = Mul(m, zero) w = Add(t, x) }"
+    )
     result = rewritten(model, NEG_NEG, Rewrite("Add(Mul(y, 0), x)", "Exp(x)"))
     assert result.text == "z = Relu(x)\nw = Exp(x)\n-> z, w"
     assert result.reasons == ["double negation: the inner value 'm' is used elsewhere too"]
@@ -97,9 +105,10 @@ def test_a_refused_site_is_left_and_not_offered_again(rewritten):
         offered.append(site.where)
         return site.where == "Neg 'b'"
 
-    result = rewritten(model, NEG_NEG, leave=leave)
-    assert offered == ["Neg 'b'", "Neg 'z'"]
-    assert result.text == "a = Neg(x)\nb = Neg(a)\nc = Exp(b)\nz = Relu(c)\n-> z"
+    # the second rule changes a neighbour of the place that was left, which is looked at again
+    result = rewritten(model, NEG_NEG, Rewrite("Exp(x)", "Sin(x)"), leave=leave)
+    assert offered == ["Neg 'b'", "Neg 'z'", "Exp 'c'"]
+    assert result.text == "a = Neg(x)\nb = Neg(a)\nc = Sin(b)\nz = Relu(c)\n-> z"
 
 
 def test_nothing_changes_before_the_driver_applies_an_edit(load, rewritten):
@@ -113,7 +122,8 @@ def test_nothing_changes_before_the_driver_applies_an_edit(load, rewritten):
 def test_a_reason_is_given_once_per_place(rewritten):
     never = Rewrite("Neg(x)", "Relu(x)", where=[that("never", lambda match: False)])
     model = "g (float[N] x) => (float[N] z) { a = Exp(x) b = Neg(a) z = Exp(b) }"
-    result = rewritten(model, Rewrite("Exp(x)", "Sin(x)"), never)
+    # the second rule changes both neighbours of the place, which is looked at again
+    result = rewritten(model, never, Rewrite("Exp(x)", "Sin(x)"))
     assert [(site.where, site.text) for site in result.kept] == [("Neg 'b'", "never")]
 
 
@@ -121,7 +131,11 @@ def test_rules_that_undo_each_other_are_an_error(load):
     rules = RuleSet([Rewrite("Neg(x)", "Exp(x)"), Rewrite("Exp(x)", "Neg(x)")])
     sites = rules.sites(load("g (float[N] x) => (float[N] z) { z = Neg(x) }"))
     with pytest.raises(GraphoptError, match="undo each other and never end"):
-        site = next(sites)
-        while True:
-            site.edit()
-            site = sites.send(True)
+        apply_all(sites)
+
+
+def apply_all(sites):
+    site = next(sites)
+    while True:
+        site.edit()
+        site = sites.send(True)
