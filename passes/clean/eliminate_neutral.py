@@ -1,4 +1,5 @@
-"""x + 0 = x, x - 0 = x, x * 1 = x, x / 1 = x, x ** 1 = x, x And true = x, x Or false = x.
+"""x + 0 = x, x - 0 = x, x * 1 = x, x / 1 = x, x ** 1 = x, x And true = x, x Or false = x, Where(true, x, y) = x,
+Where(false, x, y) = y.
 
 Exact, zeros of either sign counting as equal. A shape that only the broadcast would give is kept.
 """
@@ -44,14 +45,17 @@ class EliminateNeutral(Pass):
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per operation with a neutral constant."""
         for node in nodes(model):
-            if not is_op(node, *_NEUTRAL) or len(node.inputs) != 2:
+            if is_op(node, "Where"):
+                source = _chosen(node)
+            elif is_op(node, *_NEUTRAL) and len(node.inputs) == 2:
+                source = _other_operand(node)
+            else:
                 continue
-            source = _other_operand(node)
             if source is None:
                 continue
             result = node.outputs[0]
             if not _keeps_shape(source, node):
-                yield Site(where(node), "its constant may widen the shape")
+                yield Site(where(node), "another operand may widen the shape")
             elif can_hand_over(result, source):
                 yield Site(where(node), "the constant is neutral, removed", lambda r=result, s=source: replace(r, s))
             else:
@@ -67,6 +71,14 @@ def _other_operand(node: ir.Node) -> ir.Value | None:
     return right if commutes and _is_all(left, neutral) else None
 
 
+def _chosen(node: ir.Node) -> ir.Value | None:
+    """What a Where of a constant condition picks everywhere."""
+    condition, first, second = node.inputs
+    if _is_all(condition, True):
+        return first
+    return second if _is_all(condition, False) else None
+
+
 def _is_all(value: ir.Value | None, number: float) -> bool:
     elements = array(value, _MAX_ELEMENTS)
     return elements is not None and elements.size > 0 and bool(np.all(elements == number))
@@ -75,6 +87,8 @@ def _is_all(value: ir.Value | None, number: float) -> bool:
 def _keeps_shape(source: ir.Value, node: ir.Node) -> bool:
     if same_shape(source, node.outputs[0]):
         return True
+    if is_op(node, "Where"):
+        return False
     constant = next(value for value in node.inputs if value is not source or node.inputs[0] is node.inputs[1])
     elements = array(constant, _MAX_ELEMENTS)
     return elements is not None and elements.ndim == 0

@@ -4,7 +4,8 @@
 2. Reshape(x, s), with every element of s a number, the same dimension of x, or one other -> a constant with 0
    ("copy the dimension") and one -1 ("the rest").
 3. Two integer tensors proven to hold the same symbolic elements -> the earlier one.
-4. Expand(x, s) whose result has x's shape -> x is the work of eliminate-noop.
+4. Equal(s, c) of symbolic elements, where each pair is decided: two numbers, the same symbol, or a size of an input and
+   a negative number (exporters ask for -1, "keep this size") -> a constant.
 
 Elements are proven by graphopt.ir.infer: symbols are dimensions of the inputs. Reshape: ONNX operator, versions 5, 13, 14
 (allowzero), 19 to 25.
@@ -30,6 +31,7 @@ from graphopt.ir import (
     is_op,
     known_ints,
     new_initializer,
+    rank,
     replace,
     where,
 )
@@ -53,6 +55,7 @@ class FoldShapes(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per value that becomes a constant or another value."""
+        sizes = {dim for value in model.graph.inputs for dim in dims(value) or () if isinstance(dim, str)}
         for body in bodies(model):
             earlier: dict[tuple[object, ...], ir.Value] = {}
             for node in body.nodes():
@@ -60,6 +63,8 @@ class FoldShapes(Pass):
                     continue
                 if is_op(node, "Reshape"):
                     yield from self._reshape(node)
+                elif is_op(node, "Equal"):
+                    yield from self._equal(node, sizes)
                 for value in node.outputs:
                     if value.uses() or value.is_graph_output():
                         yield from self._known(value, node, earlier)
@@ -84,6 +89,21 @@ class FoldShapes(Pass):
         first = earlier.setdefault(key, value)
         if first is not value and not value.is_graph_output():
             yield Site(where(node), f"the same as {where(first)}: {_brief(symbols)}", lambda: replace(value, first))
+
+    def _equal(self, node: ir.Node, sizes: set[str]) -> Sites:
+        left, right = _elements(node.inputs[0]), _elements(node.inputs[1])
+        result, graph = node.outputs[0], node.graph
+        if left is None or right is None or len(left) != len(right) or graph is None or rank(result) not in (0, 1):
+            return
+        decided = [_decide(first, second, sizes) for first, second in zip(left, right, strict=True)]
+        if None in decided:
+            return
+        truth = np.array(decided, dtype=np.bool_).reshape(() if rank(result) == 0 else (len(decided),))
+        yield Site(
+            where(node),
+            f"known before the run: {_brief([str(item) for item in decided])}",
+            lambda: replace(result, new_initializer(graph, truth, result.name or "equal")),
+        )
 
     def _reshape(self, node: ir.Node) -> Sites:
         source, target = node.inputs[0], node.inputs[1]
@@ -120,6 +140,24 @@ def symbolic_elements(value: ir.Value) -> list[Element] | None:
         return None
     elements = json.loads(text)
     return None if any(element in (None, "None", "") for element in elements) else elements
+
+
+def _elements(value: ir.Value | None) -> list[Element] | None:
+    numbers = known_ints(value)
+    if numbers is not None:
+        return list(numbers)
+    return symbolic_elements(value) if value is not None else None
+
+
+def _decide(first: Element, second: Element, sizes: set[str]) -> bool | None:
+    """Whether two elements are equal in every run; None when that depends on the run."""
+    if first == second:
+        return True
+    numbers = [item for item in (first, second) if isinstance(item, int)]
+    if len(numbers) == 2:
+        return False
+    negative = bool(numbers) and numbers[0] < 0
+    return False if negative and any(item in sizes for item in (first, second)) else None
 
 
 def _brief(items: list[Element]) -> str:

@@ -180,7 +180,7 @@ def assert_same(before, after):
         np.testing.assert_allclose(before, after, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "version"), _pairs())
+@pytest.mark.parametrize(("name", "version"), list(_pairs()))
 def test_a_node_converted_upwards_gives_the_same_numbers(name, version):
     opset, one, feeds, constants = UP[name]
     proto = model_of(one, feeds, opset, constants, symbolic="Squeeze" not in name and "Reduce" not in name)

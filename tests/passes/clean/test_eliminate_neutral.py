@@ -41,5 +41,21 @@ def test_a_constant_that_widens_the_shape_stays(keeps):
     keeps(
         EliminateNeutral(),
         "g (float[1, 3] x) => (y) { c = Constant<value = float[2, 1] {1, 1}>() b = Mul(x, c) y = Neg(b) }",
-        reason="widen",
+        reason="may widen the shape",
+    )
+
+
+def test_a_decided_where_is_its_branch(rewrites):
+    rewrites(
+        EliminateNeutral(),
+        "g (float[2, 3] x, float[3] z) => (float[2, 3] y) <bool[3] c = {1, 1, 1}> { b = Where(c, x, z) y = Neg(b) }",
+        "g (float[2, 3] x, float[3] z) => (float[2, 3] y) { y = Neg(x) }",
+    )
+
+
+def test_a_where_that_also_widens_stays(keeps):
+    keeps(
+        EliminateNeutral(),
+        "g (float[2, 3] x, float[3] z) => (float[2, 3] y) <bool[3] c = {0, 0, 0}> { b = Where(c, x, z) y = Neg(b) }",
+        reason="may widen the shape",
     )

@@ -84,3 +84,20 @@ def test_names_of_unknown_sizes_are_not_trusted():
     first, second = dims(model.graph.inputs[0]) or ()
     assert first != second
     assert not [site for site in FoldShapes().apply(model, Context()) if site.edit is not None]
+
+
+def test_a_size_is_never_minus_one(rewrites):
+    """How torch writes ``x.expand(-1, 4)``: Where(shape = -1, 1, shape)."""
+    rewrites(
+        FoldShapes(),
+        """g (float[N, 3] x) => (bool[2] y) <int64[2] m = {-1, 3}> { s = Shape(x) e = Equal(s, m) y = Not(e) }""",
+        "g (float[N, 3] x) => (bool[2] y) <bool[2] e = {0, 1}> { y = Not(e) }",
+    )
+
+
+def test_a_difference_of_sizes_may_be_minus_one(keeps):
+    keeps(
+        FoldShapes(),
+        """g (float[N] x) => (bool[1] y) <int64[1] m = {-1}, int64[1] five = {5}> {
+             s = Shape(x) d = Sub(s, five) e = Equal(d, m) y = Not(e) }""",
+    )
