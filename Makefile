@@ -10,6 +10,8 @@ JOBS ?= 2
 ARGS ?=
 BIN := $(abspath $(VENV))/bin
 TREE := build/tree
+BENCH := $(abspath build/bench/venv)
+PUBLISH ?=
 SOURCES := graphopt passes backends models
 METADATA := setup.py setup.cfg pyproject.toml
 PYTHON_FILES = $(shell find $(SOURCES) tests docs benchmarks -name '*.py' -not -path '*/__pycache__/*')
@@ -51,9 +53,14 @@ types: $(VENV)/.tested $(TREE)/.made
 layers: $(VENV)/.tested $(TREE)/.made
 	cd $(TREE) && $(BIN)/lint-imports --config ../../setup.cfg --no-cache
 
-## bench: graphopt beside other optimisers (minutes; a table, no test)
-bench: $(VENV)/.tested
-	$(BIN)/python benchmarks/simplify.py $(ARGS)
+## bench: graphopt beside other optimisers (half an hour; tables, no test)
+# In an environment of its own: torch and the peers are large, and no part of what is tested. ARGS are those of
+# simplify.py; `make bench PUBLISH=--publish` puts the tables into docs/benchmarks.md.
+bench: $(BENCH)/.installed
+	@failed=0; for script in "startup.py" "simplify.py $(ARGS)" "scale.py"; do \
+		echo "benchmarks/$$script" $(PUBLISH); \
+		$(BENCH)/bin/python benchmarks/$$script $(PUBLISH) || failed=1; \
+	done; exit $$failed
 
 ## docs: write the pass pages from the passes, and run the documentation's examples
 docs: $(VENV)/.tested
@@ -84,6 +91,12 @@ $(VENV)/.installed: $(VENV)/.made $(METADATA)
 $(VENV)/.tested: $(VENV)/.made $(METADATA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $(VENV)/.installed $@
+
+$(BENCH)/.installed: $(METADATA) benchmarks/requirements.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say which: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -e .
+	@touch $@
 
 # The tree as a user has it: only there are passes, backends and models packages of graphopt.
 $(TREE)/.made: $(VENV)/.tested $(PYTHON_FILES) $(METADATA)

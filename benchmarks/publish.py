@@ -14,6 +14,9 @@ from graphopt.execute import machine
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+"""Results as text: small, and not part of the repository."""
+WORK = HERE.parent / "build" / "bench"
+"""Models, made and optimised: large, and gone with ``make clean``."""
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import onnx_ir as ir
 from one_core import examine, run_on_one_core
-from publish import RESULTS, circumstances, publish
+from publish import RESULTS, WORK, circumstances, publish
 from rich.console import Console
 from tables import Table
 from tools import TOOLS, Tool
@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     tools = [TOOLS["graphopt"], *(TOOLS[name] for name in chosen.peers)]
     costs: list[Cost] = []
-    with tempfile.TemporaryDirectory(prefix="graphopt-scale-", dir=chosen.work) as name:
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="scale-", dir=chosen.work) as name:
         folder = Path(name)
         for cost in _all(tools, chosen, folder):
             costs.append(cost)
@@ -160,8 +161,9 @@ def _all(tools: Sequence[Tool], chosen: argparse.Namespace, folder: Path) -> Any
             source.unlink()
     if chosen.gigabytes > 0:
         source = external(folder / "external.onnx", chosen.gigabytes)
+        layers = count_nodes(load(source)) // 3
         for tool in tools:
-            yield measured(tool, "external", chosen.gigabytes, source, 0, chosen.timeout)
+            yield measured(tool, "external", chosen.gigabytes, source, 2 * layers + 1, chosen.timeout)
 
 
 def _line(cost: Cost) -> str:
@@ -177,7 +179,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--gigabytes", type=float, default=3.0, help="weights of the external model; 0 leaves it out")
     add("--peers", type=_names, default=[], help=f"of {', '.join(TOOLS)}")
     add("--timeout", type=float, default=300.0, help="seconds for each run")
-    add("--work", type=Path, help="folder for the models: twice the weights' size is needed")
+    add("--work", type=Path, default=WORK, help="folder for the models: twice the weights' size is needed")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     add("--publish", action="store_true", help="put the table into docs/benchmarks.md")
     chosen = parser.parse_args(arguments)

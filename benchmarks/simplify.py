@@ -6,8 +6,8 @@
 Each (tool, model) runs in a process of its own under a time and memory limit: a crash is a result. What comes out is
 run on several feeds, of several sizes where the model allows it, and compared with the original by what rounding
 explains. Latency is measured with ONNX Runtime's optimisations on, one thread, all candidates of a model interleaved
-in one process, the same session settings for all. Results go to benchmarks/results, as JSON lines and as Markdown;
-``--publish`` puts the tables into docs/benchmarks.md too.
+in one process, the same session settings for all. Results go to benchmarks/results, as JSON lines and as Markdown, the
+models to build/bench; ``--publish`` puts the tables into docs/benchmarks.md too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from publish import RESULTS, circumstances, publish
+from publish import RESULTS, WORK, circumstances, publish
 from rich.console import Console
 from subjects import Subject, subjects
 from tables import failures, tables
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     plan = Plan(
         tuple(TOOLS[name] for name in chosen.tools),
-        chosen.out / "models",
+        chosen.work / "simplify",
         latency=not chosen.no_latency,
         seconds=0.5 if chosen.quick else 2.0,
         timeout=chosen.timeout,
@@ -167,7 +167,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help=f"{', '.join(_QUICK_MODELS)} only, and a rough latency")
     add("--timeout", type=float, default=300.0, help="seconds for each tool and model")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
-    add("--exports", type=Path, default=RESULTS / "exports", help="folder exports.py writes to")
+    add("--work", type=Path, default=WORK, help="folder of the optimised models")
+    add("--exports", type=Path, default=WORK / "exports", help="folder exports.py writes to")
     add("--publish", action="store_true", help="put the tables into docs/benchmarks.md")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.tools) - set(TOOLS):

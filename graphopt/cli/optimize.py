@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,7 +85,7 @@ def optimize(
                 result = recorded.optimized
         screen.result(result.as_json())
         if not as_json:
-            show(screen, result, model, place)
+            show(screen, result, model, place, explained=explain)
             if explain:
                 refusals(screen, result.outcomes)
         if recorded is not None:
@@ -94,7 +94,7 @@ def optimize(
             show_record(screen, recorded)
 
 
-def show(screen: Screen, result: Optimized, source: Path, output: Path | None) -> None:
+def show(screen: Screen, result: Optimized, source: Path, output: Path | None, *, explained: bool = False) -> None:
     """The account of a run that is over."""
     from graphopt.flows.places import file_bytes
 
@@ -112,23 +112,18 @@ def show(screen: Screen, result: Optimized, source: Path, output: Path | None) -
             screen.fact("left out", f"the whole pass {step.name}: {step.failed}", "yellow")
     kept = sum(len(step.kept) for step in outcomes)
     if kept:
-        screen.fact(
-            "kept",
-            f"{plural(kept, 'place')} as it was; --explain says why"
-            if kept == 1
-            else f"{plural(kept, 'place')} as they were; --explain says why",
-        )
+        why = "" if explained else "; --explain says why"
+        screen.fact("kept", f"{plural(kept, 'place')} as {'it was' if kept == 1 else 'they were'}{why}")
     if output is not None:
         screen.fact("written", str(output), "bold")
     else:
         screen.fact("written", "nothing: this was a dry run" if outcomes.changed else "nothing: a dry run, no changes")
 
 
-def _change(before: int, after: int, words: object) -> str:
-    show_number = words if callable(words) else str
+def _change(before: int, after: int, words: Callable[[int], str]) -> str:
     if before == after:
-        return f"{show_number(before)}, as before"
-    return f"{show_number(before)} -> {show_number(after)}  ({change(before, after)})"
+        return f"{words(before)}, as before"
+    return f"{words(before)} -> {words(after)}  ({change(before, after)})"
 
 
 def _verified(result: Optimized) -> tuple[str, str]:

@@ -50,8 +50,7 @@ def change(before: float, after: float) -> str:
     """``-40.3 %``; empty when nothing changed or there was nothing."""
     if not before or before == after:
         return ""
-    percent = 100 * (after / before - 1)
-    return f"{percent:+.1f} %" if abs(percent) >= 0.05 else f"{percent:+.2g} %"
+    return f"{100 * (after / before - 1):+.1f} %"
 
 
 def seconds(value: float) -> str:

@@ -15,11 +15,12 @@ from ..ir import load
 from .limits import is_too_large, limits
 
 Data = CalibrationData | str | Path | Iterable[Mapping[str, Any]] | None
+FeedsInWords = tuple[list[dict[str, Any]], str]
 MOST = 4
 TIMEOUT = 300.0
 
 
-def feeds_for(model: Path, data: Data, *, seed: int = 0, count: int = 2) -> tuple[list[dict[str, Any]], str]:
+def feeds_for(model: Path, data: Data, *, seed: int = 0, count: int = 2) -> FeedsInWords:
     """Some feeds that fit a model, and in words what they are.
 
     Args:
@@ -33,12 +34,17 @@ def feeds_for(model: Path, data: Data, *, seed: int = 0, count: int = 2) -> tupl
             runtime while sizes are tried.
     """
     if data is not None:
-        fitted = CalibrationData.open(data).for_model(load(model))
-        found = [dict(feed) for feed in islice(fitted, MOST)]
-        return found, f"{len(found)} of {len(fitted)} feeds of {fitted.where}"
+        return real_feeds(model, data)
     limit = limits(TIMEOUT)
     made = isolated(_random, str(model), seed, count, stage=f"making feeds for {model}", **limit)
     return made, f"{len(made)} random feeds, seed {seed}"
+
+
+def real_feeds(model: Path, data: CalibrationData | str | Path | Iterable[Mapping[str, Any]]) -> FeedsInWords:
+    """The first few of some data, checked against the model, and in words what they are."""
+    fitted = CalibrationData.open(data).for_model(load(model))
+    found = [dict(feed) for feed in islice(fitted, MOST)]
+    return found, f"{len(found)} of {len(fitted)} feeds of {fitted.where}"
 
 
 def _random(model: str, seed: int, count: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ..errors import GraphoptError
@@ -20,3 +21,9 @@ def limits(timeout: float) -> dict[str, Any]:
 def is_too_large(error: GraphoptError) -> bool:
     """True where a run failed because a tensor is larger than any machine has room for."""
     return any(mark in error.what for mark in _TOO_LARGE)
+
+
+def at_stage(stage: str) -> None:
+    """In a child: say in its log what is done now; the error of a crash quotes the log's last line."""
+    sys.stderr.write(f"during {stage}\n")
+    sys.stderr.flush()

@@ -14,7 +14,7 @@ from typing import Any
 from ..calibrate.data import CalibrationData
 from ..errors import GraphoptError
 from ..execute.isolate import isolated
-from .limits import is_too_large, limits
+from .limits import at_stage, is_too_large, limits
 
 TIMEOUT = 300.0
 
@@ -31,24 +31,21 @@ def preflight(path: Path, *, run: bool, data: CalibrationData | None = None, see
     Raises:
         GraphoptError: it crashed, hung or ran out of memory; says at which stage.
     """
-    isolated(_infer, str(path), stage=f"shape inference of {path}", **limits(TIMEOUT))
-    if run:
-        feed = next(islice(data, 1), None) if data is not None else None
-        isolated(_run, str(path), feed, seed, stage=f"running {path} in ONNX Runtime", **limits(TIMEOUT))
+    feed = next(islice(data, 1), None) if run and data is not None else None
+    isolated(_try, str(path), run, feed, seed, stage=f"trying {path} in a child process", **limits(TIMEOUT))
 
 
-def _infer(path: str) -> None:
-    from ..ir import infer, load
-
-    infer(load(Path(path)))
-
-
-def _run(path: str, feed: dict[str, Any] | None, seed: int) -> None:
+def _try(path: str, run: bool, feed: dict[str, Any] | None, seed: int) -> None:
     """What ONNX Runtime refuses in words is no danger, verification will speak of it; memory that ran out is one."""
     from ..execute.feeds import random_feeds
     from ..execute.session import Session
-    from ..ir import load
+    from ..ir import infer, load
 
+    at_stage("shape inference")
+    infer(load(Path(path)))
+    if not run:
+        return
+    at_stage("a run in ONNX Runtime")
     try:
         feeds = feed if feed is not None else random_feeds(load(Path(path)), seed=seed, count=1)[0]
         Session(path, optimized=False).run(feeds)

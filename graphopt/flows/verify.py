@@ -12,11 +12,12 @@ from typing import Any
 from ..errors import GraphoptError
 from ..execute.compare import Tolerance
 from ..execute.divergence import Divergence, first_divergence
+from ..execute.feeds import random_feeds
 from ..execute.isolate import isolated
 from ..execute.verify import Verdict
 from ..execute.verify import verify as compare
-from .feeding import Data, feeds_for
-from .limits import limits
+from .feeding import Data, FeedsInWords, real_feeds
+from .limits import at_stage, limits
 
 TIMEOUT = 3600.0
 
@@ -78,7 +79,7 @@ def verify(
         data: feeds (see ``CalibrationData.open``); random ones without.
         tolerance: what is forgiven; by default what rounding explains.
         seed: of random feeds.
-        timeout: seconds for everything after the feeds are made.
+        timeout: seconds for all of it.
 
     Raises:
         GraphoptError: ``a`` does not load or run, the data do not fit it, one of the models crashes the runtime, or
@@ -87,22 +88,23 @@ def verify(
     first, second = Path(a), Path(b)
     if not second.is_file():
         raise GraphoptError("there is no such file", str(second), "check the path of the second model", usage=True)
-    feeds, words = feeds_for(first, data, seed=seed)
+    given = real_feeds(first, data) if data is not None else None
     stage = f"comparing {second} with {first}"
-    verdict = isolated(_compare, str(first), str(second), feeds, tolerance, stage=stage, **limits(timeout))
+    return isolated(_verify, str(first), str(second), given, tolerance, seed, stage=stage, **limits(timeout))
+
+
+def _verify(a: str, b: str, given: FeedsInWords | None, tolerance: Tolerance | None, seed: int) -> Verification:
+    """In the child."""
+    at_stage("the search for feeds")
+    count = 2
+    feeds, words = given or (random_feeds(a, seed=seed, count=count), f"{count} random feeds, seed {seed}")
+    at_stage("the comparison")
+    verdict = compare(a, b, feeds, tolerance)
     if verdict.ok or verdict.problems:
         return Verification(verdict, None, "", words)
-    stage = f"searching the first difference of {second}"
+    at_stage("the search for the first difference")
     try:
-        found = isolated(_search, str(first), str(second), feeds, tolerance, stage=stage, **limits(timeout))
+        found = first_divergence(a, b, feeds, tolerance)
     except GraphoptError as error:
         return Verification(verdict, None, error.what, words)
     return Verification(verdict, found, "" if found is not None else "it did not show again", words)
-
-
-def _compare(a: str, b: str, feeds: list[dict[str, Any]], tolerance: Tolerance | None) -> Verdict:
-    return compare(a, b, feeds, tolerance)
-
-
-def _search(a: str, b: str, feeds: list[dict[str, Any]], tolerance: Tolerance | None) -> Divergence | None:
-    return first_divergence(a, b, feeds, tolerance)

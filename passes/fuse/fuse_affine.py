@@ -35,6 +35,7 @@ class FuseAffine(Pass):
     Keeps them when the constant is not one number per channel or would make the tensor larger by
     broadcasting, when the tensor in between is used elsewhere or is an output, and when the new weights would
     overflow.
+
     The first Add behind a MatMul stays: that is its bias. So does what stands before a Gemm or MatMul: mostly the
     end of a decomposed LayerNormalization, which runtimes recognise only as a whole. Weights above 1 MiB that
     others use too are not copied. From opset 7 on.

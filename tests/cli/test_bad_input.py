@@ -127,7 +127,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a cyclic graph": (cyclic, ("model.onnx",)),
     "duplicate names": (duplicate_names, ("'y'",)),
     "NaN weights": (nan_weights, ("NaN", "'w'")),
-    "a model that kills ONNX Runtime": (kills_the_runtime, ("crashed",)),
+    "a model that kills ONNX Runtime": (kills_the_runtime, ("crashed", "ONNX Runtime")),
     "a model that needs terabytes": (fills_the_memory, ("Tile",)),
 }
 

@@ -68,7 +68,7 @@ def chain(seed: int) -> ir.Model:
     return ir.Model(graph, ir_version=8)
 
 
-@pytest.mark.parametrize("start", range(0, 600, 100))
+@pytest.mark.parametrize("start", range(0, 300, 100))
 def test_random_chains_compute_the_same(agrees, start):
     sigmoids = swishes = 0
     for seed in range(start, start + 100):

@@ -1,0 +1,259 @@
+"""What each command says and how it ends; called inside this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from .conftest import RECIPE, Done, build, contents, plain_model
+
+Command = Callable[..., Done]
+
+
+def events(done: Done) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def narrow(done: Done) -> bool:
+    return all(len(line) <= 80 for line in done.out.splitlines())
+
+
+def test_help_imports_nothing_heavy(root: Path) -> None:
+    code = (
+        "import sys\nfrom graphopt.cli import main\nmain(['--help'])\n"
+        "print([name for name in ('onnx', 'onnx_ir', 'onnxruntime', 'numpy', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_answers_within_a_third_of_a_second_of_processor_time(process: Command) -> None:
+    import resource
+
+    process("--help")
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = process("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert done.code == 0 and "optimize" in done.out
+    assert min(spent, time.perf_counter() - started) < 0.3
+
+
+def test_optimizing_says_what_it_gained_and_writes_the_model(graphopt: Command, folder: Path, model: Path) -> None:
+    before = contents(folder)
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE)
+    assert (done.code, done.err) == (0, "")
+    assert "nodes     3 -> 2  (-33.3 %)" in done.out
+    assert "equal bit for bit on 2 feeds" in done.out
+    assert "written   out.onnx" in done.out
+    assert "eliminate-identity" in done.out
+    assert narrow(done)
+    assert len(onnx.load(folder / "out.onnx").graph.node) == 2
+    after = contents(folder)
+    assert after.pop("out.onnx")
+    assert after == before
+
+
+def test_a_dry_run_writes_nothing_and_explains(graphopt: Command, folder: Path) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"], "public")
+    onnx.save(build([node]), folder / "model.onnx")
+    before = contents(folder)
+    done = graphopt("optimize", "model.onnx", "--dry-run", "--explain", "--recipe", "eliminate-identity")
+    assert done.code == 0
+    assert contents(folder) == before
+    assert "eliminate-identity kept 1 place" in done.out
+    assert "Identity 'public'" in done.out
+    assert "written   nothing" in done.out
+
+
+def test_json_is_one_event_a_line_and_nothing_else(graphopt: Command, model: Path) -> None:
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE, "--json")
+    found = events(done)
+    kinds = [event["event"] for event in found]
+    assert kinds[-1] == "result"
+    assert {"progress", "pass-started", "pass-finished", "verify"} <= set(kinds)
+    assert found[-1]["verify"]["verdict"] == "equal"
+    assert found[-1]["after"]["nodes"] == 2
+
+
+def test_an_error_is_an_event_too(graphopt: Command, folder: Path) -> None:
+    done = graphopt("optimize", "none.onnx", "-o", "out.onnx", "--json")
+    assert events(done)[-1]["event"] == "error"
+    assert done.err.startswith("error: ")
+    assert done.code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimize", "model.onnx"], "-o OUT.onnx"),
+        (["optimize"], "missing argument 'MODEL'"),
+        (["optimize", "model.onnx", "-o", "./model.onnx"], "the input itself"),
+        (["optimize", "model.onnx", "-o", "none/out.onnx"], "does not exist"),
+        (["optimize", "model.onnx", "-o", "model.onnx/out.onnx"], "is a file"),
+        (["optimize", "model.onnx", "-o", "."], "is a folder"),
+        (["optimize", "model.onnx", "-o", "out.onnx", "--recipe", "claen"], "did you mean 'clean'?"),
+        (["optimize", "model.onnx", "-o", "out.onnx", "--recipe", "none.toml"], "none.toml"),
+        (["optimize", "model.onnx", "-o", "out.onnx", "--target", "x86"], "did you mean"),
+        (["optimize", "model.onnx", "-o", "out.onnx", "--verify", "maybe"], "'maybe' is not one of"),
+        (["optimize", "model.onnx", "-o", "out.onnx", "--data", "none"], "no such file"),
+        (["optimize", "model.onnx", "--dry-run", "--report"], "a dry run writes nothing"),
+        (["optimise", "model.onnx"], "did you mean 'optimize'?"),
+        (["inspect", "model.onnx", "--dims", "N"], "no name and size"),
+        (["inspect", "model.onnx", "--dims", "N=3"], "no input has an open dimension 'N'"),
+        (["passes", "eliminate-identiti"], "did you mean 'eliminate-identity'?"),
+        (["recipes", "claen"], "did you mean 'clean'?"),
+        (["models", "fetch", "ppocr_cls"], "ppocr_cls_v2"),
+        (["report", "none"], "no such run folder"),
+        (["export", "module:factory"], "'-o'"),
+        (["bench"], "missing argument"),
+        (["bench", "model.onnx", "--threads", "-1"], "--threads"),
+        (["verify", "model.onnx", "none.onnx"], "none.onnx"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_call_is_told_in_three_lines_and_exits_with_2(
+    words: list[str], said: str, graphopt: Command, folder: Path, model: Path
+) -> None:
+    before = contents(folder)
+    done = graphopt(*words)
+    assert done.code == 2, done.err
+    assert done.err.startswith("error: ")
+    assert len(done.err.splitlines()) <= 3
+    assert said in done.err
+    assert done.out == ""
+    assert contents(folder) == before
+
+
+def test_debug_shows_the_traceback(graphopt: Command, folder: Path) -> None:
+    done = graphopt("inspect", "none.onnx", "--debug")
+    assert "Traceback" in done.err
+    assert done.code == 1
+
+
+def test_a_bug_is_told_in_three_lines(graphopt: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.flows import inspect
+
+    monkeypatch.setattr(inspect, "stats", lambda model: {}["missing"])
+    done = graphopt("inspect", "model.onnx")
+    assert done.code == 1
+    assert done.err.splitlines()[0] == "error: KeyError: 'missing'"
+    assert "a bug of graphopt" in done.err
+
+
+def test_weights_of_the_input_are_not_replaced_by_the_output(graphopt: Command, folder: Path) -> None:
+    proto = plain_model(1000)
+    onnx.save(proto, folder / "model.onnx", save_as_external_data=True, location="out.onnx.data")
+    before = contents(folder)
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE)
+    assert done.code == 2
+    assert "external data" in done.err
+    assert contents(folder) == before
+
+
+def test_models_that_agree_are_said_to_and_others_are_searched(graphopt: Command, folder: Path, model: Path) -> None:
+    nodes = plain_model()
+    nodes.graph.node[1].op_type = "MatMul"
+    nodes.graph.node.insert(2, helper.make_node("Neg", ["m"], ["negative"], "wrong"))
+    nodes.graph.node[3].input[0] = "negative"
+    onnx.save(nodes, folder / "other.onnx")
+    same = graphopt("verify", "model.onnx", "model.onnx")
+    assert same.code == 0 and "equal bit for bit" in same.out
+    other = graphopt("verify", "model.onnx", "other.onnx")
+    assert other.code == 1
+    assert "DIFFERENT" in other.out
+    assert "'y' of Relu 'relu' is the first to differ" in " ".join(other.out.split())
+    assert narrow(other)
+    forgiving = graphopt("verify", "model.onnx", "other.onnx", "--atol", "1e9", "--json")
+    assert forgiving.code == 0 and events(forgiving)[-1]["ok"] is True
+
+
+def test_bench_gives_ratios_to_the_first(graphopt: Command, folder: Path, model: Path) -> None:
+    done = graphopt("bench", "model.onnx", "model.onnx", "--seconds", "0.1")
+    assert done.code == 0, done.err
+    assert "1.000" in done.out
+    assert "model.onnx (2): " in done.out
+    assert narrow(done)
+
+
+def test_inspect_shows_operators_and_costs(graphopt: Command, model: Path) -> None:
+    done = graphopt("inspect", "model.onnx")
+    assert done.code == 0, done.err
+    assert "x: float[2, 4]" in done.out
+    assert "MatMul" in done.out
+    assert narrow(done)
+
+
+def test_names_from_a_model_cannot_command_the_terminal(graphopt: Command, folder: Path) -> None:
+    evil = "\x1b]0;owned\x07[red]\u202ename"
+    onnx.save(
+        build([helper.make_node("Relu", ["x"], [evil], evil), helper.make_node("Abs", [evil], ["y"], evil + "2")]),
+        folder / "model.onnx",
+    )
+    done = graphopt("inspect", "model.onnx")
+    assert done.code == 0, done.err
+    assert not set("\x1b\x07\u202e") & set(done.out)
+    assert "[red]" in done.out
+
+
+def test_the_report_is_written_beside_everything_else(graphopt: Command, folder: Path, model: Path) -> None:
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE, "--report", "--runs", "all")
+    assert done.code == 0, done.err
+    (run,) = (folder / "all").iterdir()
+    assert {path.name for path in run.iterdir()} == {
+        "run.json", "recipe.toml", "steps.jsonl", "stats.json", "verify.json", "measurements.jsonl",
+        "model.onnx", "report.html",
+    }  # fmt: skip
+    assert str(Path("all", run.name, "report.html")) in "".join(done.out.split())
+    assert (run / "model.onnx").read_bytes() == (folder / "out.onnx").read_bytes()
+    (run / "report.html").unlink()
+    again = graphopt("report", run.name, "--runs", "all", "--open", "no")
+    assert again.code == 0 and (run / "report.html").is_file()
+    assert graphopt("report", "last", "--runs", "all").code == 0
+
+
+@pytest.mark.parametrize("words", [["passes"], ["targets"], ["recipes"], ["models"], ["models", "list"]], ids="_".join)
+def test_lists_fit_eighty_columns(words: list[str], graphopt: Command) -> None:
+    done = graphopt(*words)
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out.splitlines()) > 5
+    assert narrow(done)
+
+
+def test_a_pass_is_explained_with_its_options(graphopt: Command) -> None:
+    done = graphopt("passes", "fold-constants")
+    assert done.code == 0
+    assert "exact: the same results, bit for bit" in done.out
+    assert "max_bytes" in done.out and "1048576" in done.out
+
+
+def test_a_recipe_is_shown_as_toml_that_reads_back(graphopt: Command) -> None:
+    from graphopt.pipeline import Recipe
+
+    done = graphopt("recipes", "fuse")
+    Path("again.toml").write_text(done.out)
+    assert Recipe.read("again.toml") == Recipe.parse("fuse")
+    Path("again.toml").unlink()
+
+
+def test_where_a_model_is_kept_is_printed(graphopt: Command, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(folder / "cache"))
+    done = graphopt("models", "path", "ppocr_cls_v2")
+    assert done.out.strip() == str(folder / "cache" / "models" / "ppocr_cls_v2.onnx")
+    assert graphopt("models", "fetch", "ppocr_cls_v2", "--offline").code == 1
+
+
+def test_real_feeds_are_used(graphopt: Command, folder: Path, model: Path) -> None:
+    np.savez(folder / "feeds.npz", **{f"{i}|x": np.ones((2, 4), np.float32) for i in range(3)})
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE, "--data", "feeds.npz")
+    assert done.code == 0, done.err
+    assert "on 3 feeds (feeds.npz)" in done.out
