@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from ..ir import copy_model, infer, is_op, scalar, static_dims, subgraphs, where
 from ..pipeline import PassManager, Recipe
@@ -65,7 +66,7 @@ def costs(model: ir.Model, sizes: Mapping[tuple[str, int], int]) -> Costs:
             ]
             value.shape = ir.Shape(dims)
     if model.functions:
-        model = ir.passes.common.InlinePass()(model).model
+        model = InlinePass()(model).model
     found = _costs_as_written(copy_model(model))
     if found.unknown_shapes:
         cleaned, _ = PassManager(Recipe.parse("clean"), verify="off").run(model)

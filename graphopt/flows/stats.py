@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..ir.facts import constant
 from ..ir.walk import graphs, nodes
 
 STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
@@ -91,10 +92,8 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    """What a Constant node gives, or None where a call of its function decides (a reference attribute)."""
-    if any(attribute.is_ref() for attribute in node.attributes.values()):
-        return None
+    """What a Constant node gives; None where a call of its function decides, or it is sparse or malformed."""
     try:
-        return ir.convenience.get_const_tensor(node.outputs[0])
-    except (TypeError, ValueError, NotImplementedError):  # a sparse or malformed constant
+        return constant(node.outputs[0])
+    except (TypeError, ValueError, NotImplementedError):
         return None

@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
 from .facts import STANDARD_DOMAINS, dims, is_op
+from .sound import correct
 from .walk import Body, bodies, graphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -168,6 +169,7 @@ class _Inference:
                 _forget(output)
         for output in node.outputs:
             self._numbers_are_ints(output)
+        correct(self._context, node)
         if branches:
             self._keep_what_all_branches_know(node, branches)
 
@@ -222,8 +224,9 @@ class _Inference:
         for value in body.inputs:
             value.shape = None
         if first == 2:
-            for value in body.inputs[:2]:
-                value.shape = ir.Shape([])
+            for value in body.inputs[:2]:  # runtimes take the declared rank: 0, or 1 with one element
+                declared = value.meta.get(_DECLARED)
+                value.shape = ir.Shape([]) if declared is None or declared.rank() == 0 else None
         for start, value in zip(initial, body.inputs[first:], strict=False):
             if start is not None and start.type is not None and value.type is None:
                 value.type = start.type

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..events import Site, Sites
 from ..ir import copy_model
+from ..ir.serial import from_proto, to_proto
 from .context import Context
 from .pass_ import Fidelity, Pass
 
@@ -78,13 +79,13 @@ class GraphSurgeonPass(_ForeignPass):
         """Through a ModelProto and back."""
         import onnx_graphsurgeon as gs
 
-        before = ir.to_proto(copy)
+        before = to_proto(copy)
         graph = gs.import_onnx(before)
         graph = self.function(graph) or graph
         after = gs.export_onnx(graph)
         after.ir_version = before.ir_version
         after.metadata_props.extend(before.metadata_props)
-        return None if after.graph == before.graph else ir.from_proto(after)
+        return None if after.graph == before.graph else from_proto(after)
 
 
 @dataclass(frozen=True)

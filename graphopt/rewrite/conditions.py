@@ -48,7 +48,8 @@ class Condition:
         if answer is None or answer is True:
             return None
         if answer is False:
-            return f"'{getattr(self.test, '__name__', 'a condition')}' does not hold".replace("_", " ")
+            name = getattr(self.test, "__name__", "<lambda>").replace("_", " ").strip()
+            return "a condition of the rule does not hold" if name == "<lambda>" else f"'{name}' does not hold"
         return str(answer)
 
 

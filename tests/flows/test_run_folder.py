@@ -52,8 +52,7 @@ def test_a_taken_id_gets_a_counter(tmp_path: Path, model: Path) -> None:
 def test_runs_that_start_together_never_share_a_folder(tmp_path: Path) -> None:
     ids: list[str] = []
     threads = [
-        threading.Thread(target=lambda: ids.append(RunFolder.create(tmp_path, "bench", now=NOW).id))
-        for _ in range(8)
+        threading.Thread(target=lambda: ids.append(RunFolder.create(tmp_path, "bench", now=NOW).id)) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
@@ -71,9 +70,7 @@ def test_no_name_leaves_the_root(tmp_path: Path, name: str) -> None:
 
 def test_run_json_names_source_machine_and_versions(tmp_path: Path, model: Path) -> None:
     words = ["optimize", "my model.onnx", "-o", "out.onnx"]
-    folder = RunFolder.create(
-        tmp_path / "runs", words, source=model, target="x86-64", data="feeds.npz", now=NOW
-    )
+    folder = RunFolder.create(tmp_path / "runs", words, source=model, target="x86-64", data="feeds.npz", now=NOW)
     run = json.loads((folder.path / "run.json").read_text("utf-8"))
     assert run["id"] == folder.id
     assert run["command"] == "optimize 'my model.onnx' -o out.onnx"

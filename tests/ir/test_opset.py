@@ -489,3 +489,28 @@ def test_ai_onnx_as_a_name_of_the_default_domain_is_understood():
     proto = model_of(node("Squeeze", axes=[0]), {"x": IMAGE[:1]}, 12)
     proto.opset_import[0].domain = "ai.onnx"
     assert [(entry.domain, entry.version) for entry in converted(proto, 13).opset_import] == [("", 13)]
+
+
+def test_constants_made_in_a_subgraph_do_not_take_names_of_the_outer_graph():
+    squeeze = helper.make_node("Squeeze", ["val_0"], ["s"], axes=[0])
+    branch = helper.make_graph([squeeze], "then", [], [helper.make_tensor_value_info("s", 1, [3])])
+    other = helper.make_graph(
+        [helper.make_node("Squeeze", ["val_1"], ["t"], axes=[0])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("t", 1, [3])],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Abs", ["x"], ["val_0"]),
+            helper.make_node("Neg", ["x"], ["val_1"]),
+            helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1, 3]), helper.make_tensor_value_info("c", 9, [])],
+        [helper.make_tensor_value_info("y", 1, [3])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    result = converted(proto, 13)
+    feeds = {"x": np.array([[1, -2, 3]], np.float32), "c": np.array(True)}
+    np.testing.assert_array_equal(run(proto, feeds)[0], run(result, feeds)[0])

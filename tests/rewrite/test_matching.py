@@ -224,6 +224,7 @@ def test_an_operator_that_the_model_defines_itself_is_left_alone(rewritten, load
         (broadcasts_into("a", "b"), "a is not known to broadcast into the shape of b"),
         (that("it is Sunday", lambda match: False), "it is Sunday"),
         (lambda match: "never", "never"),
+        (lambda match: False, "a condition of the rule does not hold"),
         (lambda match: match.array("a").any() and None, "a is not a constant"),
     ],
 )

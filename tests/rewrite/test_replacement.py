@@ -278,6 +278,16 @@ def test_shared_rules_leave_used_inner_nodes_in_place(rewritten):
     assert rewritten(model, rule).text == "n = Neg(x)\nu = Exp(n)\nv = Log(x)\n-> u, v"
 
 
+def test_shared_rules_look_at_values_with_many_users(rewritten):
+    users = " ".join(f"u{index} = Exp(n)" for index in range(40))
+    model = f"g (float[N] x) => (float[N] v) {{ n = Abs(x) m = Neg(n) k = Neg(x) v = Add(m, k) {users} }}"
+    shared = Rewrite("Neg(Abs(x))", "Sin(x)", shared=True)
+    result = rewritten(model, shared)
+    assert [site.where for site in result.done] == ["Neg 'm'"]
+    assert len(result.text.splitlines()) == 45
+    assert not rewritten(model, Rewrite("Neg(Abs(x))", "Sin(x)")).done
+
+
 def test_nodes_whose_results_the_replacement_uses_stay(rewritten):
     rule = Rewrite("y = Relu(x); Relu(y)", "y")
     model = "g (float[N] x) => (float[N] u, float[N] v) { r = Relu(x) s = Relu(r) u = Exp(s) v = Log(r) }"

@@ -86,9 +86,18 @@ def test_a_0_of_unknown_size_becomes_the_one_that_is_inferred(rewrites):
 def test_a_0_that_cannot_be_said_of_x_is_kept(keeps):
     keeps(
         MergeReshapes(),
-        graph("float[N, M, 4]", f"{shape('r', -1, 2, 4)} {shape('s', 0, -1)} a = Reshape(x, r) b = Reshape(a, s)"),
+        graph("float[N, M, 4]", f"{shape('r', 0, -1, 2)} {shape('s', 0, 0, 1, 2)} a = Reshape(x, r) b = Reshape(a, s)"),
         reason="refers to the tensor in between",
         runs=False,
+    )
+
+
+def test_the_proven_shape_of_the_result_helps_where_the_target_does_not(rewrites):
+    rewrites(
+        MergeReshapes(),
+        graph("float[N, M, 4]", f"{shape('r', -1, 2, 4)} {shape('s', 0, -1)} a = Reshape(x, r) b = Reshape(a, s)"),
+        graph("float[N, M, 4]", "b = Reshape(x, s)", given(-1, 8)),
+        runs=False,  # random sizes need not divide
     )
 
 
