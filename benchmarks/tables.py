@@ -52,7 +52,7 @@ def tables(results: Sequence[Result]) -> list[Table]:
     tools = list(dict.fromkeys(result.tool for result in results))
     models = list(dict.fromkeys(result.model for result in results))
     by_place = {(result.model, result.tool): result for result in results}
-    shown = [_nodes(tools, models, by_place), _costs(tools, models, by_place)]
+    shown = [_nodes(tools, models, by_place), _bytes(tools, models, by_place), _costs(tools, models, by_place)]
     if any(result.ratio is not None for result in results):
         shown.append(_latency(tools, models, by_place))
     return [*shown, summary(results)]
@@ -82,7 +82,7 @@ def summary(results: Sequence[Result]) -> Table:
                 str(count["crashed"]),
             )
         )
-    title = f"Geometric means over the {len(common)} models that all tools got right; counts over all models"
+    title = f"Geometric means over the models that all tools got right ({len(common)}); counts over all models"
     columns = ("tool", "nodes", "bytes", "latency", "CPU s", "most MiB", "right", *list(_MARKS)[:4])
     return Table(title, columns, tuple(rows))
 
@@ -119,6 +119,18 @@ def _nodes(tools: list[str], models: list[str], by_place: dict[tuple[str, str], 
         cells = [_cell(by_place.get((model, tool)), lambda result: str(result.nodes)) for tool in tools]
         rows.append((model, str(first.nodes_before), *cells))
     return Table("Nodes, with those of subgraphs and functions", ("model", "before", *tools), tuple(rows))
+
+
+def _bytes(tools: list[str], models: list[str], by_place: dict[tuple[str, str], Result]) -> Table:
+    def ratio(result: Result) -> str:
+        return f"{result.bytes / result.bytes_before:.3f}"
+
+    rows = []
+    for model in models:
+        first = next(result for result in by_place.values() if result.model == model)
+        cells = [_cell(by_place.get((model, tool)), ratio) for tool in tools]
+        rows.append((model, f"{first.bytes_before / 1e6:.2f}", *cells))
+    return Table("File size after/before", ("model", "MB before", *tools), tuple(rows))
 
 
 def _costs(tools: list[str], models: list[str], by_place: dict[tuple[str, str], Result]) -> Table:

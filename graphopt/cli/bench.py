@@ -9,8 +9,8 @@ import typer
 
 from .arguments import DataOption, JsonOption, SeedOption, TargetOption, ThreadsOption, open_data
 from .screen import Screen
+from .words import plural, size
 from .words import seconds as in_seconds
-from .words import size
 
 if TYPE_CHECKING:
     from graphopt.execute.measure import Measurement
@@ -68,7 +68,8 @@ def show(screen: Screen, found: Benchmark) -> None:
     screen.table(("model", ">ms", ">ratio", ">95 %", ">load", ">memory", ">file"), rows)
     first = found.measurements[0]
     screen.line(
-        f"{first.provider}, {first.threads or 'all'} threads, {found.feeds}; {first.runs} rounds in turns",
+        f"{first.provider}, {plural(first.threads, 'thread') if first.threads else 'all cores'}, {found.feeds}; "
+        f"{plural(first.runs, 'round')} in turns",
         style="dim",
     )
     for item in found.measurements[1:]:

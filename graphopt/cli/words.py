@@ -38,12 +38,12 @@ def large(value: int) -> str:
 
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
-    for unit in units:
+    step = 0
+    while step < len(units) and (step == 0 or value >= base - 0.5):
         value /= base
-        if value < base - 0.5 or unit == units[-1]:
-            break
+        step += 1
     digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:,.{digits}f} {unit}"
+    return f"{value:,.{digits}f} {units[step - 1]}"
 
 
 def change(before: float, after: float) -> str:

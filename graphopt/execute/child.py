@@ -64,6 +64,7 @@ def _function(module: str, name: str, file: str | None) -> Any:
         assert spec is not None and spec.loader is not None
         found = importlib.util.module_from_spec(spec)
         sys.modules[module] = found  # arguments of classes defined there are unpickled by this name
+        sys.modules[alias] = found  # dataclasses look their module up by the name it is executed under
         spec.loader.exec_module(found)
     for part in name.split("."):
         found = getattr(found, part)

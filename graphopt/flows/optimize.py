@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def optimize(
         preflight(path, run=request.verify != "off", data=data, seed=request.seed)
     context = Context(target=target, data=data, seed=request.seed, events=say)
     manager = PassManager(recipe, verify=request.verify, strict=request.strict)
-    model, outcomes = manager.run(original if path is None else path, context)
+    model, outcomes = manager.run(original if path is None else _read_once(original, path), context)
     if outcomes.changed:
         history.record(model, f"optimize --target {target.name} --recipe '{recipe}'")
     feeds = data.where if data is not None else f"random feeds, seed {request.seed}"
@@ -139,6 +140,15 @@ def optimize(
         say(Event("progress", {"stage": "writing", "path": str(output)}))
         save(model, Path(output))
     return result
+
+
+def _read_once(loaded: ir.Model, path: Path) -> Callable[[], ir.Model]:
+    """Copies for the manager: the model that is in memory already, then, if more are needed, the file again.
+
+    The first goes to the proof, which only reads it, or, without one, to the only trial.
+    """
+    spare = [loaded]
+    return lambda: spare.pop() if spare else load(path)
 
 
 def read_recipe(request: Request, target: Target) -> Recipe:

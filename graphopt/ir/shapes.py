@@ -22,6 +22,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
+from .elements import follow
 from .facts import STANDARD_DOMAINS, dims, is_op
 from .sound import correct
 from .walk import Body, bodies, graphs, nodes, subgraphs
@@ -170,6 +171,7 @@ class _Inference:
         for output in node.outputs:
             self._numbers_are_ints(output)
         correct(self._context, node)
+        follow(self._context, node)
         if branches:
             self._keep_what_all_branches_know(node, branches)
 

@@ -13,11 +13,14 @@ A size of 0 is a size: empty tensors occur (a cache before its first token).
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_shape_inference import ShapeInferenceContext
 
-from .facts import STANDARD_DOMAINS, attribute, constant, dims, known_ints
+from .facts import STANDARD_DOMAINS, attribute, constant, dims
 
+_LIMITED = re.compile(r"Min\(([0-9]+), (.+)\)\Z")
 _BROADCASTING = frozenset(
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Mean Min "
     "Mod Mul Or Pow Sub Sum Where Xor".split()
@@ -55,7 +58,7 @@ def _renew(context: ShapeInferenceContext, value: ir.Value, axes: set[int]) -> N
 def _broadcast(context: ShapeInferenceContext, node: ir.Node, matrix: int = 0) -> None:
     """The last ``matrix`` axes do not take part (numpy's rules for matmul)."""
     result = node.outputs[0]
-    shapes = [_operand(node, index) for index in range(len(node.inputs))]
+    shapes = [_operand(context, node, index) for index in range(len(node.inputs))]
     if matrix and any(shape is None or len(shape) < matrix for shape in shapes):
         return
     size = len(dims(result) or ())
@@ -64,24 +67,50 @@ def _broadcast(context: ShapeInferenceContext, node: ir.Node, matrix: int = 0) -
         position = axis - size
         found = {shape[position] if -position <= len(shape) else 1 for shape in shapes if shape is not None}
         unknown = any(shape is None for shape in shapes)
+        if unknown:
+            found.add(None)
         sizes = found - {1}
-        has_number = any(isinstance(item, int) for item in sizes)
-        if not has_number and (len(sizes) > 1 or unknown):
+        if not _is_decided(sizes):
             doubtful.add(axis)
+        else:
+            _set(result, axis, sizes)
     if doubtful:
         _renew(context, result, doubtful)
 
 
-def _operand(node: ir.Node, index: int) -> tuple[int | str | None, ...] | None:
+def _set(result: ir.Value, axis: int, sizes: set[int | str | None]) -> None:
+    """Of two symbols that decide each other, the shorter one is S; a number goes before both."""
+    if len(sizes) == 2 and result.shape is not None:
+        size = next((item for item in sizes if isinstance(item, int)), None) or min(map(str, sizes), key=len)
+        result.shape = ir.Shape([size if index == axis else dim for index, dim in enumerate(result.shape.dims)])
+
+
+def _operand(context: ShapeInferenceContext, node: ir.Node, index: int) -> tuple[int | str | None, ...] | None:
+    """The shape of an operand; the second operand of Expand is itself a shape."""
     value = node.inputs[index]
-    if node.op_type != "Expand" or index == 0:
+    if node.op_type != "Expand" or index == 0 or value is None:
         return dims(value)
-    target = known_ints(value)
-    if target is not None:
-        return tuple(target)
-    result = dims(node.outputs[0])  # a symbolic target: trust only what the first operand confirms
-    source = dims(node.inputs[0]) or ()
-    return None if result is None or tuple(result) != tuple(source) else result
+    elements = context.get_symbolic_value(value)
+    if elements is None:
+        return None
+    return tuple(item if isinstance(item, int) else item.value for item in elements)
+
+
+def _is_decided(sizes: set[int | str | None]) -> bool:
+    """Whether a broadcast of these sizes, none of them 1, has one possible result.
+
+    A number stands against any symbol, for that must be 1 or the number. S against Min(k, S), k > 1, is S: if S were
+    larger than k, the two would differ and neither be 1, which is an error.
+    """
+    if any(isinstance(size, int) for size in sizes):
+        return True
+    if None in sizes:
+        return False
+    if len(sizes) != 2:
+        return len(sizes) < 2
+    first, second = sorted((str(size) for size in sizes), key=len)
+    match = _LIMITED.match(second)
+    return match is not None and int(match[1]) > 1 and match[2] == first
 
 
 def _slice(context: ShapeInferenceContext, node: ir.Node) -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 
+_GRAPH_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs in a node's own attributes, one level deep."""
     for attribute in node.attributes.values():
@@ -59,13 +62,17 @@ class Body:
         """
         stack: list[Iterator[ir.Node]] = [iter(self.graph)]
         while stack:
-            node = next(stack[-1], None)
-            if node is None:
+            for node in stack[-1]:
+                yield node
+                if node.graph is not None and _has_subgraphs(node):
+                    stack.extend(iter(graph) for graph in subgraphs(node))
+                    break
+            else:
                 stack.pop()
-                continue
-            yield node
-            if node.graph is not None and node.attributes:
-                stack.extend(iter(graph) for graph in subgraphs(node))
+
+
+def _has_subgraphs(node: ir.Node) -> bool:
+    return any(item.type in _GRAPH_TYPES for item in node.attributes.values())
 
 
 def bodies(model: ir.Model) -> Iterator[Body]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ..ir import count_nodes, sweep, tidy
+from ..ir import sweep, tidy
 from .context import Context
 from .pass_ import Pass
 
@@ -39,7 +39,6 @@ class Drive:
     kept: list[SiteKey] = field(default_factory=list)
     left_out: list[SiteKey] = field(default_factory=list)
     seconds: float = 0.0
-    node_delta: int = 0
 
 
 def drive(
@@ -59,7 +58,6 @@ def drive(
     """
     done = Drive()
     start = time.perf_counter()
-    nodes_before = count_nodes(model)
     after, editing = "", None
     try:
         sites = pass_.apply(model, context)
@@ -85,5 +83,4 @@ def drive(
     except Exception as error:  # any bug of any pass, a user's too: the manager goes on without it
         raise PassFailed(pass_, editing, after, error) from error
     done.seconds = time.perf_counter() - start
-    done.node_delta = count_nodes(model) - nodes_before
     return done

@@ -52,12 +52,15 @@ class PassManager:
         self.strict = strict
         self.max_rounds = max_rounds
 
-    def run(self, model: ir.Model | Path | str, context: Context | None = None) -> tuple[ir.Model, Outcomes]:
+    def run(
+        self, model: ir.Model | Path | str | Callable[[], ir.Model], context: Context | None = None
+    ) -> tuple[ir.Model, Outcomes]:
         """Optimise a copy of a model.
 
         Args:
-            model: a model, which is not touched, or the path of one, which is read afresh whenever a copy is needed
-                (quicker than copying, and the way to keep memory low for large models).
+            model: a model, which is not touched; or the path of one, which is read afresh whenever a copy is needed
+                (quicker than copying, and the way to keep memory low for large models); or a function that gives
+                a new copy at each call.
             context: target, data, seed, tolerance and events; plain defaults without.
 
         Returns:
@@ -73,10 +76,12 @@ class PassManager:
 class _Run:
     """One call of ``PassManager.run``: trials, and what they taught to leave out."""
 
-    def __init__(self, manager: PassManager, model: ir.Model | Path | str, context: Context) -> None:
+    def __init__(
+        self, manager: PassManager, model: ir.Model | Path | str | Callable[[], ir.Model], context: Context
+    ) -> None:
         self._manager = manager
         self._context = context
-        self._fresh = partial(copy_model, model) if isinstance(model, ir.Model) else partial(load, Path(model))
+        self._fresh = _copies(model)
         self._exclusions = Exclusions()
         self._proof = Proof(self._fresh, context) if manager.verify != "off" else None
 
@@ -170,7 +175,7 @@ class _Run:
             outcome.changed += step.done.changed
             outcome.kept = step.done.kept
             outcome.seconds += step.done.seconds
-            outcome.node_delta += step.done.node_delta
+            outcome.node_delta += step.node_delta
         for pass_, sites in self._exclusions.sites.items():
             outcomes[pass_].left_out = list(sites)
         for pass_, reason in self._exclusions.passes.items():
@@ -186,6 +191,12 @@ class _Broken(Exception):
         super().__init__(problem)
         self.trial = trial
         self.problem = problem
+
+
+def _copies(model: ir.Model | Path | str | Callable[[], ir.Model]) -> Callable[[], ir.Model]:
+    if isinstance(model, ir.Model):
+        return partial(copy_model, model)
+    return partial(load, Path(model)) if isinstance(model, (Path, str)) else model
 
 
 def _first(count: int, is_broken: Callable[[int], bool]) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from ..events import Event
-from ..ir import forget, infer
+from ..ir import count_nodes, forget, infer
 from .context import Context
 from .drive import Drive, SiteKey, drive
 from .interface import Interface
@@ -26,10 +26,11 @@ class Exclusions:
 
 @dataclass
 class Step:
-    """A pass that was run, in the order of running."""
+    """A pass that was run, in the order of running, and the nodes it left more (or fewer) than there were."""
 
     applied: Pass
     done: Drive
+    node_delta: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ def run_trial(
     trial = Trial(model, Interface.of(model))
     idle_since: dict[int, int] = {}  # position in the recipe -> edits made when the pass last found nothing
     edits = 0
-    shapes_known = False
+    count = count_nodes(model)
     while trial.rounds < max_rounds:
         edits_before = edits
+        shapes_known = False  # known facts are kept by edits, but new ones may follow from them
         trial.rounds += 1
         for position, pass_ in enumerate(recipe.passes):
             if prefix is not None and len(trial.steps) >= prefix.steps:
@@ -115,7 +117,8 @@ def run_trial(
                 left_out=exclusions.sites.get(pass_, ()),
                 limit=prefix.edits_of_last if prefix is not None and is_last else None,
             )
-            trial.steps.append(Step(pass_, done))
+            before, count = count, count_nodes(model) if done.changed else count
+            trial.steps.append(Step(pass_, done, count - before))
             context.events(Event("pass-finished", _facts(trial)))
             if not done.changed:
                 idle_since[position] = edits
@@ -140,5 +143,5 @@ def _facts(trial: Trial) -> dict[str, object]:
         "kept": len(step.done.kept),
         "left_out": len(step.done.left_out),
         "seconds": step.done.seconds,
-        "node_delta": step.done.node_delta,
+        "node_delta": step.node_delta,
     }

@@ -55,7 +55,7 @@ class FoldConstants(Pass):
     name: ClassVar[str] = "fold-constants"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
     needs_shapes: ClassVar[bool] = True
-    max_bytes: int = 1 << 20
+    max_bytes: int = 1 << 16
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per value that becomes a constant, and one per node that is kept although its inputs are constant."""

@@ -45,9 +45,9 @@ _AXES_ARE_INPUT = 13
 class MergeReshapes(Pass):
     """Makes one operator, or none, of two in a row that only change the shape.
 
-    Kept: a target shape that is not known before the run (it may hold a 0), a 0 that cannot be expressed in
-    x's sizes, and a result of which two sizes are unknown. -1 and 0 never stand together in a shape that is
-    written anew, since a runtime cannot resolve that for an empty tensor.
+    Kept: a Squeeze of a size that may not be 1, which would be an error; a target shape that is not known before the run
+    (it may hold a 0), a 0 that cannot be expressed in x's sizes, and a result of which two sizes are unknown. -1 and 0 never
+    stand together in a shape that is written anew, since a runtime cannot resolve that for an empty tensor.
     """
 
     name: ClassVar[str] = "merge-reshapes"
@@ -61,6 +61,9 @@ class MergeReshapes(Pass):
 
 
 def _plan(link: Link) -> Plan:
+    if _checks_a_size(link.first, link) or _checks_a_size(link.second, link):
+        plan = _plan_axes(link) if is_op(link.second, "Squeeze") else None  # what is left is a Squeeze, which checks
+        return plan or "Squeeze makes sure that the size it drops is 1, which is not known before the run"
     if same_shape(link.source, link.result):
         return Merge("the two undo each other, removed", partial(bypass, link))
     if is_op(link.second, "Reshape"):
@@ -70,6 +73,17 @@ def _plan(link: Link) -> Plan:
     else:
         plan = _plan_flatten(link)
     return plan if isinstance(plan, Merge) else _plan_by_result(link, plan)
+
+
+def _checks_a_size(node: ir.Node, link: Link) -> bool:
+    """A Squeeze of a size that is not proven to be 1 fails in some runs; a Reshape in its place would not."""
+    if not is_op(node, "Squeeze"):
+        return False
+    axes = parameter(node, "axes", 1, is_input=link.version >= _AXES_ARE_INPUT)
+    sizes = dims(node.inputs[0])
+    if axes is None:
+        return False  # without axes it drops what is 1 and leaves the rest
+    return sizes is None or any(sizes[axis] != 1 for axis in axes)
 
 
 def _plan_by_result(link: Link, reason: str | None) -> Plan:

@@ -116,3 +116,59 @@ def test_a_rule_that_fails_leaves_its_outputs_unknown():
 def test_a_quotient_of_numbers_is_a_number():
     found = inferred("g (float[N, S, 128] x) => (y) <int64[4] s = {0, 0, -1, 32}> { y = Reshape(x, s) }")
     assert dims(found["y"])[2:] == (4, 32)
+
+
+def test_different_symbols_in_one_place_decide_nothing():
+    """Either may be 1."""
+    found = inferred("g (float[N, 3] x, float[M, 3] z) => (y) { y = Add(x, z) }")
+    assert dims(found["y"])[0] not in ("N", "M")
+    found = inferred("g (float[N, 2, 3] x, float[M, 3, 4] z) => (y) { y = MatMul(x, z) }")
+    assert dims(found["y"])[0] not in ("N", "M") and dims(found["y"])[1:] == (2, 4)
+
+
+def test_a_number_decides_against_a_symbol():
+    found = inferred("g (float[N, 3] x, float[4, 3] z) => (y) { y = Add(x, z) }")
+    assert dims(found["y"]) == (4, 3)
+
+
+def test_a_table_cut_to_the_length_is_as_long_as_the_sequence():
+    """Position embeddings: x + table[:S]; a longer x would not fit the table."""
+    found = inferred(
+        """g (float[B, S, 8] x) => (y) <float[1, 64, 8] t, int64[1] z = {0}, int64[1] o = {1}, int64[1] u = {2}> {
+             s = Shape(x) n = Slice(s, o, u) c = Slice(t, z, n, o) y = Add(c, x) }""".replace("<float[1, 64, 8] t, ", "<").replace(
+            "float[B, S, 8] x", "float[B, S, 8] x, float[1, 64, 8] t"
+        )
+    )
+    assert dims(found["y"]) == ("B", "S", 8)
+
+
+def test_a_slice_of_an_unknown_size_may_be_shorter_than_asked_for():
+    found = inferred(
+        "g (float[N] x) => (y) <int64[1] s = {3}, int64[1] e = {5}> { y = Slice(x, s, e) }"
+    )
+    assert isinstance(dims(found["y"])[0], str)
+
+
+def test_squeeze_without_axes_leaves_the_rank_open():
+    assert inferred("g (float[N, 3] x) => (y) { y = Squeeze(x) }")["y"].shape is None
+    assert dims(inferred("g (float[1, 3] x) => (y) { y = Squeeze(x) }")["y"]) == (3,)
+
+
+def test_expanding_an_unknown_rank_gives_no_rank():
+    found = inferred("g (float[2] x, int64[K] k) => (y) <int64[2] s = {1, 3}> { a = Reshape(x, k) y = Expand(a, s) }")
+    assert found["y"].shape is None
+
+
+def test_a_scaled_size_is_not_computed_by_symbols():
+    found = inferred("g (float[1, 1, N] x) => (y) <float[3] r = {1, 1, 0.3}> { y = Resize(x, , r) }")
+    assert dims(found["y"])[:2] == (1, 1) and "N" not in str(dims(found["y"])[2])
+
+
+def test_a_decided_where_of_sizes_is_followed():
+    found = inferred(
+        """g (float[N, 1, S] x) => (y) <bool[3] c = {0, 1, 0}, int64[1] one = {1}, int64[1] z = {0}, int64[1] t = {2},
+             int64[1] m = {-1}, int64[1] u = {3}> {
+             s = Shape(x) n = Slice(s, z, one) l = Slice(s, t, u) w = Concat<axis = 0>(n, m, l) k = Where(c, one, w)
+             y = Expand(x, k) }"""
+    )
+    assert dims(found["y"]) == ("N", 1, "S")

@@ -156,3 +156,7 @@ def test_a_search_with_very_many_choices_is_given_up():
 
 def test_rules_that_cannot_match_cost_nothing():
     assert work(add_chain, [GELU, INNER, FACTOR], 2000) == (0, 0, 0)
+
+
+def test_a_value_with_many_users_is_not_climbed_as_an_inner_value():
+    assert work(one_value_with_many_users, [INNER], 2000) == (0, 0, 0)

@@ -329,3 +329,14 @@ def test_combined_axes_do_what_the_two_did():
                     assert operators[operator](x, tuple(axes)).shape == result.shape
                     checked += 1
     assert checked > 300
+
+
+def test_a_squeeze_that_may_fail_keeps_its_check(keeps):
+    """Of a size other than 1, Squeeze is an error; a Reshape would mix batch and time without a word."""
+    keeps(
+        MergeReshapes(),
+        """g (float[N, 4, T] x) => (y) <int64[1] last = {-1}, int64[1] z = {0}> {
+             a = Squeeze(x, last) b = Unsqueeze(a, z) y = Relu(b) }""",
+        reason="makes sure that the size it drops is 1",
+        runs=False,
+    )

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from graphopt.cli.words import change, clean, decibels, large, plural, seconds, size, small
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (size(0), "0 B"),
+        (size(1023), "1023 B"),
+        (size(1024), "1.00 KiB"),
+        (size(2**20 - 1), "1.00 MiB"),
+        (size(3 * 2**30), "3.00 GiB"),
+        (large(9_999), "9,999"),
+        (large(10_000), "10.0 k"),
+        (large(1_234_567_890), "1.23 G"),
+        (plural(1, "pass", "passes"), "1 pass"),
+        (plural(2, "pass", "passes"), "2 passes"),
+        (change(200, 120), "-40.0 %"),
+        (change(0, 5), ""),
+        (seconds(0.0012), "1.2 ms"),
+        (seconds(125), "2 min 5 s"),
+        (small(math.nan), "nan"),
+        (decibels(math.inf), "exact"),
+        (clean("a\x1b[31m\u202e\n"), "a?[31m??"),
+        (clean("größe"), "größe"),
+    ],
+)
+def test_numbers_and_names_are_short_and_harmless(said: str, expected: str) -> None:
+    assert said == expected
