@@ -1,7 +1,7 @@
 """A lowered model: a folder that holds all it needs to run, here or on another machine.
 
-    manifest.json   what is in it, for which target, made by which versions, with the digest of each file
-    ...             the blobs: a model file and its weights, or a shared library, as the backend likes
+manifest.json   what is in it, for which target, made by which versions, with the digest of each file
+...             the blobs: a model file and its weights, or a shared library, as the backend likes
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ class Manifest:
     format: int = FORMAT
 
 
-def write_manifest(folder: Path, backend: str, target: str, versions: Mapping[str, str], settings: Mapping[str, Any]) -> Manifest:
+def write_manifest(
+    folder: Path, backend: str, target: str, versions: Mapping[str, str], settings: Mapping[str, Any]
+) -> Manifest:
     """Digest every file in the folder and write the manifest beside them."""
     files = {
-        str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST
+        str(path.relative_to(folder)): digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
     }
     manifest = Manifest(backend, target, files, dict(versions), dict(settings))
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
@@ -62,11 +66,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise GraphoptError("this is no artifact: it has no manifest", str(folder), f"an artifact folder holds {MANIFEST}") from None
+        raise GraphoptError(
+            "this is no artifact: it has no manifest", str(folder), f"an artifact folder holds {MANIFEST}"
+        ) from None
     except (ValueError, TypeError, OSError) as error:
         raise GraphoptError(f"the manifest cannot be read: {error}", str(path)) from error
     if manifest.format > FORMAT:
-        raise GraphoptError(f"the artifact has format {manifest.format}, this graphopt reads {FORMAT}", str(path), "update graphopt")
+        raise GraphoptError(
+            f"the artifact has format {manifest.format}, this graphopt reads {FORMAT}", str(path), "update graphopt"
+        )
     for name, expected in manifest.files.items():
         blob = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -74,7 +82,9 @@ def read_manifest(folder: Path) -> Manifest:
         if not blob.is_file():
             raise GraphoptError("a file of the artifact is missing", str(blob), "copy the whole folder")
         if digest(blob) != expected:
-            raise GraphoptError("a file of the artifact was changed", str(blob), "its digest is not the manifest's; build it again")
+            raise GraphoptError(
+                "a file of the artifact was changed", str(blob), "its digest is not the manifest's; build it again"
+            )
     return manifest
 
 

@@ -42,9 +42,7 @@ def builtin(*, classes: int = 100, size: int = 96, seed: int = 0) -> ir.Model:
     flat = flatten_by_shape(g, g.op("GlobalAveragePool", x))
     hidden = g.op("Add", g.op("MatMul", flat, g.random(288, 256)), g.random(256, scale=0.1, hint="bias"))
     hidden = g.op("Identity", g.op("Dropout", hard_swish(g, hidden)))
-    logits = g.op(
-        "Add", g.op("MatMul", hidden, g.random(256, classes)), g.random(classes, scale=0.1, hint="bias")
-    )
+    logits = g.op("Add", g.op("MatMul", hidden, g.random(256, classes)), g.random(classes, scale=0.1, hint="bias"))
     g.output(g.op("Softmax", logits, axis=1), ["N", classes], name="probabilities")
     return g.model()
 

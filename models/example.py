@@ -74,9 +74,7 @@ def example_of(made: Any, name: str) -> Example:
     names = options.get("input_names") or _names(module, positional, named)
     count = len(_arrays((positional, named)))
     if len(names) != count:
-        raise GraphoptError(
-            f"there are {len(names)} input names for {count} tensors", name, "give input_names"
-        )
+        raise GraphoptError(f"there are {len(names)} input names for {count} tensors", name, "give input_names")
     return Example(module, positional, named, tuple(names), options)
 
 

@@ -111,9 +111,7 @@ def export(
             ):
                 _write(example, made, exporter, opset or DEFAULT_OPSET[exporter])
             events(Event("progress", {"stage": "compare"}))
-            with _explained(
-                "the export does not run in ONNX Runtime", name, f"try the other exporter: {other}"
-            ):
+            with _explained("the export does not run in ONNX Runtime", name, f"try the other exporter: {other}"):
                 found = _run(example, made)
             error = _distance(example, found, name, rtol, atol)
             nodes, version = _facts(made)
@@ -238,9 +236,7 @@ def _distance(example: Example, found: list[np.ndarray], name: str, rtol: float,
     worst = 0.0
     for place, (true, given) in enumerate(zip(expected, found, strict=True)):
         if true.shape != given.shape:
-            raise GraphoptError(
-                f"the export gives shape {given.shape}, torch {true.shape}", f"{name}, output {place}"
-            )
+            raise GraphoptError(f"the export gives shape {given.shape}, torch {true.shape}", f"{name}, output {place}")
         if true.size == 0:
             continue
         wide = np.complex128 if true.dtype.kind == "c" else np.float64

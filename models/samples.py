@@ -126,9 +126,7 @@ def speech(seconds: float, rate: int, *, seed: int = 0) -> np.ndarray:
     time = np.arange(int(seconds * rate)) / rate
     pitch = 120 + 25 * np.sin(2 * np.pi * 0.7 * time) + 6 * np.sin(2 * np.pi * 5 * time)
     phase = 2 * np.pi * np.cumsum(pitch) / rate
-    formants = np.stack(
-        [600 + 250 * np.sin(2 * np.pi * 1.3 * time), 1400 + 500 * np.cos(2 * np.pi * 0.9 * time)]
-    )
+    formants = np.stack([600 + 250 * np.sin(2 * np.pi * 1.3 * time), 1400 + 500 * np.cos(2 * np.pi * 0.9 * time)])
     voice = np.zeros_like(time)
     for harmonic in range(1, 30):
         tone = harmonic * pitch

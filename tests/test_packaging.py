@@ -75,9 +75,7 @@ def test_an_installed_graphopt_holds_every_file_of_the_four_folders_and_no_other
     assert files_in(installed_tree) == files_of(source_copy)
 
 
-def test_a_wheel_made_from_the_source_distribution_holds_every_file(
-    source_copy: Path, tmp_path: Path
-) -> None:
+def test_a_wheel_made_from_the_source_distribution_holds_every_file(source_copy: Path, tmp_path: Path) -> None:
     made = python("-c", BUILD, "build_sdist", str(tmp_path), cwd=source_copy)
     assert made.returncode == 0, made.stderr
     (archive,) = tmp_path.glob("*.tar.gz")

@@ -23,10 +23,7 @@ def test_type_checkers_see_the_same_names_from_the_same_modules(root: Path) -> N
     tree = ast.parse((root / "graphopt" / "__init__.py").read_text())
     block = next(item for item in tree.body if isinstance(item, ast.If))
     seen = {
-        alias.asname: item.module
-        for item in block.body
-        if isinstance(item, ast.ImportFrom)
-        for alias in item.names
+        alias.asname: item.module for item in block.body if isinstance(item, ast.ImportFrom) for alias in item.names
     }
     assert seen == FACE
 

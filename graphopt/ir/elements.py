@@ -49,9 +49,7 @@ def _choose(context: ShapeInferenceContext, node: ir.Node) -> None:
     context.set_symbolic_value(result, chosen)
 
 
-def _spread(
-    context: ShapeInferenceContext, value: ir.Value | None, length: int
-) -> list[int | ir.SymbolicDim] | None:
+def _spread(context: ShapeInferenceContext, value: ir.Value | None, length: int) -> list[int | ir.SymbolicDim] | None:
     """The elements, repeated when there is one; None when they are not known."""
     elements = context.get_symbolic_value(value) if value is not None else None
     if elements is None or len(elements) not in (1, length):

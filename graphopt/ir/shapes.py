@@ -220,9 +220,7 @@ class _Inference:
                 start = initial[index]
                 output.shape = start.shape if start is not None else None
 
-    def _bind(
-        self, body: ir.Graph, node: ir.Node, initial: list[ir.Value | None], first: int, invariant: bool
-    ) -> None:
+    def _bind(self, body: ir.Graph, node: ir.Node, initial: list[ir.Value | None], first: int, invariant: bool) -> None:
         for value in body.inputs:
             value.shape = None
         if first == 2:

@@ -22,8 +22,32 @@ from .facts import STANDARD_DOMAINS, attribute, constant, dims
 
 _LIMITED = re.compile(r"Min\(([0-9]+), (.+)\)\Z")
 _BROADCASTING = frozenset(
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Expand Greater GreaterOrEqual Less LessOrEqual Max Mean Min "
-    "Mod Mul Or Pow Sub Sum Where Xor".split()
+    [
+        "Add",
+        "And",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Div",
+        "Equal",
+        "Expand",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ]
 )
 
 
@@ -137,4 +161,8 @@ def _scaled(context: ShapeInferenceContext, node: ir.Node) -> None:
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     if before is None or after is None:
         return
-    _renew(context, node.outputs[0], {axis for axis, (old, new) in enumerate(zip(before, after, strict=True)) if old != new})
+    _renew(
+        context,
+        node.outputs[0],
+        {axis for axis, (old, new) in enumerate(zip(before, after, strict=True)) if old != new},
+    )

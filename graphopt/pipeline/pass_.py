@@ -83,9 +83,7 @@ class Pass(abc.ABC):
     def __str__(self) -> str:
         """The recipe text of this pass: its name, and the options that are not the default."""
         changed = {
-            item.name: getattr(self, item.name)
-            for item in self.options()
-            if getattr(self, item.name) != item.default
+            item.name: getattr(self, item.name) for item in self.options() if getattr(self, item.name) != item.default
         }
         if not changed:
             return self.name

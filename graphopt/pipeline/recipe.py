@@ -10,7 +10,6 @@ a pass out of what came before.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import tomllib
 import typing
@@ -84,7 +83,10 @@ class Recipe:
         tables = content.get("pass")
         if not isinstance(tables, list) or not all(isinstance(table, dict) and "name" in table for table in tables):
             raise GraphoptError(
-                "a recipe file needs [[pass]] tables with a name", str(path), 'for example: [[pass]]\nname = "clean"', usage=True
+                "a recipe file needs [[pass]] tables with a name",
+                str(path),
+                'for example: [[pass]]\nname = "clean"',
+                usage=True,
             )
         passes: list[Pass] = []
         for table in tables:
@@ -117,7 +119,9 @@ def recipes() -> dict[str, Path]:
     An entry point names a ``pathlib.Path`` (or a string) of a TOML file.
     """
     folder = files("graphopt.pipeline") / "recipes"
-    found = {item.name.removesuffix(".toml"): Path(str(item)) for item in folder.iterdir() if item.name.endswith(".toml")}
+    found = {
+        item.name.removesuffix(".toml"): Path(str(item)) for item in folder.iterdir() if item.name.endswith(".toml")
+    }
     for entry in entry_points(group=GROUP):
         if entry.name in found:
             package = entry.dist.name if entry.dist is not None else "?"

@@ -34,9 +34,7 @@ def pair(before: float | None, after: float | None, top: float) -> Markup:
     return _svg(18, *bars)
 
 
-def ratio(
-    value: float | None, low: float | None, high: float | None, top: float, *, reference: bool = False
-) -> Markup:
+def ratio(value: float | None, low: float | None, high: float | None, top: float, *, reference: bool = False) -> Markup:
     """A bar from 0 to a ratio, its interval as a whisker, and the line at 1.
 
     Args:
@@ -60,9 +58,7 @@ def ratio(
 
 def ratio_axis(top: float) -> Markup:
     """The labels below ``ratio`` bars."""
-    return _svg(
-        16, _label(0, "0", "start"), _label(1 / top, "1.00× before", "middle" if top > 1.6 else "end")
-    )
+    return _svg(16, _label(0, "0", "start"), _label(1 / top, "1.00× before", "middle" if top > 1.6 else "end"))
 
 
 def level(value: float, top: float, ticks: tuple[float, ...], *, good: bool = True) -> Markup:
@@ -115,6 +111,4 @@ def _percent(share: float) -> str:
 
 def _svg(height: int, *parts: str) -> Markup:
     """Safe as it is: the parts are numbers and words of this file."""
-    return Markup(
-        f'<svg width="100%" height="{height}" aria-hidden="true" focusable="false">{"".join(parts)}</svg>'
-    )
+    return Markup(f'<svg width="100%" height="{height}" aria-hidden="true" focusable="false">{"".join(parts)}</svg>')

@@ -149,9 +149,7 @@ def moment(value: str) -> str:
     except ValueError:
         return value
     zone = found.tzname() or ""
-    return f"{found.day} {MONTHS[found.month - 1]} {found.year}, {found:%H:%M}" + (
-        f" ({zone})" if zone else ""
-    )
+    return f"{found.day} {MONTHS[found.month - 1]} {found.year}, {found:%H:%M}" + (f" ({zone})" if zone else "")
 
 
 def plural(number: int, one: str, many: str = "") -> str:
@@ -163,9 +161,7 @@ def clean(value: str) -> str:
     """A stranger's text made fit for a page: no control characters, lone surrogates or changed direction."""
     if value.isascii() and value.isprintable():
         return value
-    return "".join(
-        char if char in "\n\t" or unicodedata.category(char) not in _UNSEEN else "�" for char in value
-    )
+    return "".join(char if char in "\n\t" or unicodedata.category(char) not in _UNSEEN else "�" for char in value)
 
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs"))

@@ -140,9 +140,7 @@ def read(folder: Path) -> Run:
     """
     if not any((folder / name).is_file() for name in KNOWN_FILES):
         found = "the folder holds no run" if folder.is_dir() else "there is no such run folder"
-        raise GraphoptError(
-            found, str(folder), "name a folder below runs/ that a graphopt command made", usage=True
-        )
+        raise GraphoptError(found, str(folder), "name a folder below runs/ that a graphopt command made", usage=True)
     torn: list[str] = []
     facts, stats, verify = (as_dict(_json(folder / name, torn)) for name in JSON_FILES)
     steps, measurements = (_lines(folder / name, torn) for name in LINE_FILES)
@@ -202,9 +200,7 @@ def _lines(path: Path, torn: list[str]) -> list[dict[str, Any]]:
     if bad == [len(lines)]:
         torn.append(f"the last line of {path.name} is torn: the run was interrupted while writing it")
     elif bad:
-        torn.append(
-            f"{path.name} has {len(bad)} unreadable line{'s' * (len(bad) > 1)}, the first is line {bad[0]}"
-        )
+        torn.append(f"{path.name} has {len(bad)} unreadable line{'s' * (len(bad) > 1)}, the first is line {bad[0]}")
     return found
 
 

@@ -186,9 +186,7 @@ _TOML = (
 
 
 def _ratios(run: Run) -> list[float]:
-    found = [
-        value for item in run.measurements for value in (item.ratio, item.ratio_high) if value is not None
-    ]
+    found = [value for item in run.measurements for value in (item.ratio, item.ratio_high) if value is not None]
     return [value for value in found if math.isfinite(value)]
 
 
@@ -209,9 +207,7 @@ def _sizes(run: Run) -> list[Bars]:
     return [_bars(*line) for line in lines if line[1] is not None or line[2] is not None]
 
 
-def _bars(
-    label: str, before: float | None, after: float | None, show: Callable[[Any], str], top: float = 0
-) -> Bars:
+def _bars(label: str, before: float | None, after: float | None, show: Callable[[Any], str], top: float = 0) -> Bars:
     kind = ""
     if before is not None and after is not None and (before or after):
         kind = (

@@ -96,11 +96,7 @@ def latency(run: Run) -> str:
         return f"no difference in speed could be measured ({shown})"
     if found.ratio > 1:
         return f"it is slower ({shown})"
-    return (
-        f"it is {formats.ratio(1 / found.ratio)} as fast ({shown})"
-        if found.ratio
-        else f"it is faster ({shown})"
-    )
+    return f"it is {formats.ratio(1 / found.ratio)} as fast ({shown})" if found.ratio else f"it is faster ({shown})"
 
 
 def tiles(run: Run) -> list[Tile]:
@@ -116,9 +112,7 @@ def tiles(run: Run) -> list[Tile]:
         if first is not None and first.median_ms is not None and found.median_ms is not None:
             times = f"{formats.milliseconds(first.median_ms)} → {formats.milliseconds(found.median_ms)}"
         spread = formats.interval(found.ratio_low, found.ratio_high)
-        made.append(
-            Tile("Latency", formats.ratio(found.ratio), " · ".join(part for part in (spread, times) if part))
-        )
+        made.append(Tile("Latency", formats.ratio(found.ratio), " · ".join(part for part in (spread, times) if part)))
     else:
         made.append(Tile("Latency", "not measured", "", measured=False))
     return [*made, _accuracy(run)]
@@ -127,9 +121,7 @@ def tiles(run: Run) -> list[Tile]:
 def _pair(label: str, before: int | None, after: int | None, show: Callable[[int | None], str]) -> Tile:
     if after is None:
         known = before is not None
-        return Tile(
-            label, show(before) if known else "not measured", "before" if known else "", measured=known
-        )
+        return Tile(label, show(before) if known else "not measured", "before" if known else "", measured=known)
     if before is None:
         return Tile(label, show(after), "after")
     return Tile(label, show(after), f"from {show(before)} · {formats.change(before, after) or 'new'}")
@@ -144,13 +136,7 @@ def _accuracy(run: Run) -> Tile:
         return Tile("Largest difference", "not measured", "", measured=False)
     worst = max(errors, key=lambda error: float("inf") if error != error else error)
     levels = [output.sqnr_db for output in outputs if output.sqnr_db is not None]
-    noise = (
-        f"SQNR {formats.decibels(min(levels))}"
-        if levels and worst
-        else "no output changed"
-        if worst == 0
-        else ""
-    )
+    noise = f"SQNR {formats.decibels(min(levels))}" if levels and worst else "no output changed" if worst == 0 else ""
     return Tile("Largest difference", formats.small(worst), noise)
 
 

@@ -26,9 +26,7 @@ def _size(g: Sketch, x: ir.Value, axis: int) -> ir.Value:
     return g.op("Unsqueeze", extent, g.ints(0))
 
 
-def _split(
-    g: Sketch, x: ir.Value, heads: int, size: int, dialect: Dialect, *, keys: bool = False
-) -> ir.Value:
+def _split(g: Sketch, x: ir.Value, heads: int, size: int, dialect: Dialect, *, keys: bool = False) -> ir.Value:
     """[B, S, H*D] -> [B, H, S, D], or [B, H, D, S] for keys."""
     if dialect == "torchscript":
         shape = g.op("Concat", _size(g, x, 0), _size(g, x, 1), g.ints(heads), g.ints(size), axis=0)

@@ -113,9 +113,7 @@ def flatten_by_shape(g: Sketch, x: ir.Value) -> ir.Value:
 def classifier(g: Sketch, x: ir.Value, channels: int, classes: int) -> ir.Value:
     """Average over space, flatten by shape arithmetic, MatMul + Add, Softmax."""
     flat = flatten_by_shape(g, g.op("GlobalAveragePool", x))
-    logits = g.op(
-        "Add", g.op("MatMul", flat, g.random(channels, classes)), g.random(classes, scale=0.1, hint="bias")
-    )
+    logits = g.op("Add", g.op("MatMul", flat, g.random(channels, classes)), g.random(classes, scale=0.1, hint="bias"))
     return g.op("Softmax", logits, axis=1)
 
 

@@ -94,9 +94,7 @@ def loop_model(*, opset: int = 17, seed: int = 0, trips: int | None = None) -> i
     body.output(body.op("Identity", b), ["N", 4])
     body.output(body.op("Tanh", body.op("Add", body.op("MatMul", a, weight), captured)), ["N", 4])
     body.output(body.op("Identity", a), ["N", 4])
-    final_a, final_b, history = g.ops(
-        "Loop", count, g.scalar(1, np.bool_), x, captured, outputs=3, body=body.graph()
-    )
+    final_a, final_b, history = g.ops("Loop", count, g.scalar(1, np.bool_), x, captured, outputs=3, body=body.graph())
     g.output(final_a, ["N", 4], name="final_a")
     g.output(final_b, ["N", 4], name="final_b")
     g.output(history, [None, "N", 4], name="history")

@@ -16,9 +16,7 @@ _WIDTH = 1024
 _NOISY_ROWS = 4
 
 
-def external(
-    path: str | os.PathLike[str], gigabytes: float = 3.0, *, width: int = _WIDTH, seed: int = 0
-) -> Path:
+def external(path: str | os.PathLike[str], gigabytes: float = 3.0, *, width: int = _WIDTH, seed: int = 0) -> Path:
     """Writes ``path`` and ``<path>.data``: layers of MatMul, a removable Identity, and Relu.
 
     The layers go up to 4 * width and down again, so the model runs on an input ``x`` [N, width] and gives
@@ -43,9 +41,7 @@ def external(
             file.write(noise.tobytes())
             weights.append(_reference(f"weight_{number}", (rows, columns), data.name, number * each, each))
             nodes += [
-                onnx.helper.make_node(
-                    "MatMul", [value, f"weight_{number}"], [f"m_{number}"], f"matmul_{number}"
-                ),
+                onnx.helper.make_node("MatMul", [value, f"weight_{number}"], [f"m_{number}"], f"matmul_{number}"),
                 onnx.helper.make_node("Identity", [f"m_{number}"], [f"i_{number}"], f"identity_{number}"),
                 onnx.helper.make_node("Relu", [f"i_{number}"], [f"r_{number}"], f"relu_{number}"),
             ]
@@ -64,9 +60,7 @@ def external(
     return path
 
 
-def _reference(
-    name: str, shape: tuple[int, int], location: str, offset: int, length: int
-) -> onnx.TensorProto:
+def _reference(name: str, shape: tuple[int, int], location: str, offset: int, length: int) -> onnx.TensorProto:
     """A float32 tensor whose bytes lie in ``location``."""
     tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=shape)
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -76,9 +76,7 @@ class Sketch:
         """Adds an initialiser that holds ``array``."""
         name = name or self._fresh(hint)
         tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.initializers.append(value)
         return value
 
@@ -89,9 +87,7 @@ class Sketch:
             scale = self.gain / float(np.sqrt(max(fan_in, 1)))
         return (self._rng.standard_normal(shape) * scale + shift).astype(np.float32)
 
-    def random(
-        self, *shape: int, scale: float | None = None, shift: float = 0.0, hint: str = "weight"
-    ) -> ir.Value:
+    def random(self, *shape: int, scale: float | None = None, shift: float = 0.0, hint: str = "weight") -> ir.Value:
         """Adds an initialiser of seeded noise."""
         return self.weight(self.noise(*shape, scale=scale, shift=shift), hint)
 

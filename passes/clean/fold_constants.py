@@ -19,7 +19,6 @@ import onnx_ir as ir
 from graphopt.events import Site, Sites
 from graphopt.ir import (
     STANDARD_DOMAINS,
-    Body,
     bodies,
     constant,
     has_reference,
@@ -78,9 +77,10 @@ class FoldConstants(Pass):
     def _depends_on_constants_only(node: ir.Node, marked: dict[ir.Node, None]) -> bool:
         if is_op(node, "Constant", "Identity") or node.graph is None:
             return False
-        return all(
-            value is None or constant(value) is not None or value.producer() in marked for value in node.inputs
-        ) and any(subgraphs(node)) is False
+        return (
+            all(value is None or constant(value) is not None or value.producer() in marked for value in node.inputs)
+            and any(subgraphs(node)) is False
+        )
 
     def _refusal(self, node: ir.Node) -> str:
         """Why a node of constant inputs is not folded; "" when it is."""
@@ -101,7 +101,9 @@ class FoldConstants(Pass):
         return self._size_refusal(node)
 
     def _size_refusal(self, node: ir.Node) -> str:
-        replaced = sum(_bytes(value) or 0 for value in set(node.inputs) if value is not None and _only_user(value, node))
+        replaced = sum(
+            _bytes(value) or 0 for value in set(node.inputs) if value is not None and _only_user(value, node)
+        )
         for output in node.outputs:
             size = _bytes(output)
             if size is None:

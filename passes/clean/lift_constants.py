@@ -50,5 +50,7 @@ class LiftConstants(Pass):
         if tensor is None or graph is None:
             return Site(where(node), "its value is a parameter of the function")
         return Site(
-            where(node), "made an initialiser", lambda: replace(result, new_initializer(graph, tensor, result.name or ""))
+            where(node),
+            "made an initialiser",
+            lambda: replace(result, new_initializer(graph, tensor, result.name or "")),
         )

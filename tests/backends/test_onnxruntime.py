@@ -121,7 +121,9 @@ def test_an_operator_nobody_knows_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [target.name for target in targets().values() if target.provider != "CPUExecutionProvider"])
+@pytest.mark.parametrize(
+    "name", [target.name for target in targets().values() if target.provider != "CPUExecutionProvider"]
+)
 def test_a_missing_provider_is_an_error_with_the_package_to_install(tmp_path, name):
     target = targets()[name]
     if target.provider in available():

@@ -135,17 +135,15 @@ def test_a_table_cut_to_the_length_is_as_long_as_the_sequence():
     """Position embeddings: x + table[:S]; a longer x would not fit the table."""
     found = inferred(
         """g (float[B, S, 8] x) => (y) <float[1, 64, 8] t, int64[1] z = {0}, int64[1] o = {1}, int64[1] u = {2}> {
-             s = Shape(x) n = Slice(s, o, u) c = Slice(t, z, n, o) y = Add(c, x) }""".replace("<float[1, 64, 8] t, ", "<").replace(
-            "float[B, S, 8] x", "float[B, S, 8] x, float[1, 64, 8] t"
-        )
+             s = Shape(x) n = Slice(s, o, u) c = Slice(t, z, n, o) y = Add(c, x) }""".replace(
+            "<float[1, 64, 8] t, ", "<"
+        ).replace("float[B, S, 8] x", "float[B, S, 8] x, float[1, 64, 8] t")
     )
     assert dims(found["y"]) == ("B", "S", 8)
 
 
 def test_a_slice_of_an_unknown_size_may_be_shorter_than_asked_for():
-    found = inferred(
-        "g (float[N] x) => (y) <int64[1] s = {3}, int64[1] e = {5}> { y = Slice(x, s, e) }"
-    )
+    found = inferred("g (float[N] x) => (y) <int64[1] s = {3}, int64[1] e = {5}> { y = Slice(x, s, e) }")
     assert isinstance(dims(found["y"])[0], str)
 
 

@@ -48,9 +48,7 @@ def nodes_of(graph: onnx.GraphProto) -> int:
 
 
 def depth_of(graph: onnx.GraphProto) -> int:
-    return max(
-        (1 + depth_of(a.g) for node in graph.node for a in node.attribute if a.HasField("g")), default=0
-    )
+    return max((1 + depth_of(a.g) for node in graph.node for a in node.attribute if a.HasField("g")), default=0)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -166,9 +166,7 @@ def test_a_package_that_the_index_lacks_is_named(shelf: Path, tmp_path: Path) ->
     assert "graphopt-toy==1.0" in caught.value.where
 
 
-def test_an_index_out_of_reach_is_called_that(
-    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_out_of_reach_is_called_that(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(GraphoptError, match="out of reach"):

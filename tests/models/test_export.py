@@ -61,9 +61,7 @@ def failing():
 number = 3
 """
 torch_is_here = importlib.util.find_spec("torch") is not None
-needs_torch = pytest.mark.skipif(
-    not torch_is_here, reason="torch is not installed (pip install 'graphopt[torch]')"
-)
+needs_torch = pytest.mark.skipif(not torch_is_here, reason="torch is not installed (pip install 'graphopt[torch]')")
 
 
 @pytest.fixture
@@ -88,9 +86,7 @@ def test_an_unknown_exporter_is_refused(tmp_path: Path) -> None:
 
 @needs_torch
 @pytest.mark.parametrize(("exporter", "opset"), [("dynamo", 20), ("torchscript", 17)])
-def test_a_module_is_exported_and_runs_with_another_batch(
-    exporter, opset, factories: str, tmp_path: Path
-) -> None:
+def test_a_module_is_exported_and_runs_with_another_batch(exporter, opset, factories: str, tmp_path: Path) -> None:
     import onnxruntime as ort
 
     done = export(f"{factories}:small", tmp_path / "out" / "model.onnx", exporter=exporter, args={"width": 5})

@@ -77,9 +77,7 @@ def test_rounding_is_not_blown_up_in_the_builtin_model() -> None:
     raw = ir.to_proto(builtin()).SerializeToString()
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    sessions = [
-        ort.InferenceSession(raw, options, providers=["CPUExecutionProvider"]) for options in (plain, None)
-    ]
+    sessions = [ort.InferenceSession(raw, options, providers=["CPUExecutionProvider"]) for options in (plain, None)]
     for feed in builtin_samples():
         first, second = (session.run(None, feed)[0] for session in sessions)
         assert np.abs(first - second).max() < 1e-3

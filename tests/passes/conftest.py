@@ -109,7 +109,12 @@ def rewrites() -> Callable[..., Drive]:
     """``rewrites(Pass(), before, expected)``: the pass turns one model into the other, and both compute the same."""
 
     def check_rewrite(
-        pass_: Pass, before: str | ir.Model, expected: str | ir.Model, *, context: Context | None = None, runs: bool = True
+        pass_: Pass,
+        before: str | ir.Model,
+        expected: str | ir.Model,
+        *,
+        context: Context | None = None,
+        runs: bool = True,
     ) -> Drive:
         context = context or Context()
         source = parse(before)

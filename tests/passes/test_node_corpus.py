@@ -62,7 +62,9 @@ def test_every_node_case_survives(part):
         if case.name in INVALID:
             continue
         problems += [
-            f"{case.name}: {step.name}: {step.failed or step.left_out}" for step in outcomes if step.failed or step.left_out
+            f"{case.name}: {step.name}: {step.failed or step.left_out}"
+            for step in outcomes
+            if step.failed or step.left_out
         ]
     assert not problems, "\n".join(problems)
     assert verified > 0.95 * len(mine)

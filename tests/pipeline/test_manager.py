@@ -13,8 +13,8 @@ from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
 from graphopt.execute.session import Session
 from graphopt.ir import array, count_nodes, is_op, new_initializer, nodes, replace, where
-from graphopt.pipeline import Context, Fidelity, Pass, PassManager, Recipe
 from graphopt.passes.clean.eliminate_identity import EliminateIdentity
+from graphopt.pipeline import Context, Fidelity, Pass, PassManager, Recipe
 
 
 def model_of_adds(count: int = 8) -> ir.Model:
@@ -23,7 +23,9 @@ def model_of_adds(count: int = 8) -> ir.Model:
         f"c{i} = Constant<value = float {{{i + 1}}}>() a{i} = Add({'x' if i == 0 else f'b{i - 1}'}, c{i}) b{i} = Identity(a{i})"
         for i in range(count)
     )
-    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] y) {{ {lines} y = Relu(b{count - 1}) }}'
+    text = (
+        f'<ir_version: 8, opset_import: ["": 17]> g (float[3] x) => (float[3] y) {{ {lines} y = Relu(b{count - 1}) }}'
+    )
     model = ir.from_onnx_text(text)
     for node in nodes(model):
         node.name = f"{node.op_type}_{node.outputs[0].name}"
@@ -123,7 +125,7 @@ def test_a_pass_that_dies_halfway_harms_nothing(in_edit):
     before = ir.to_proto(model).SerializeToString()
     result, (die, identity) = PassManager(Recipe((DieHalfway(in_edit), EliminateIdentity()))).run(model)
     assert ir.to_proto(model).SerializeToString() == before
-    assert (die.left_out if in_edit else die.failed)
+    assert die.left_out if in_edit else die.failed
     assert count_nodes(result) == 9
     assert identity is not None
 

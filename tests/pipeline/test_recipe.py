@@ -4,8 +4,7 @@ import pytest
 
 from graphopt.errors import GraphoptError
 from graphopt.passes.clean.fold_constants import FoldConstants
-from graphopt.pipeline import Recipe, recipes
-from graphopt.pipeline import registry
+from graphopt.pipeline import Recipe, recipes, registry
 
 
 @pytest.mark.parametrize(

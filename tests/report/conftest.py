@@ -49,10 +49,7 @@ def fill(folder: Path, name: str = "x", output: str = "logits") -> Path:
         },
     )
     sites = [site(f"BatchNormalization '{name}{i}'", f"folded into Conv '{name}{i}'") for i in range(12)]
-    sites += [
-        site(f"BatchNormalization 'k{i}'", f"its scale '{name}{i}' is not a constant", "kept")
-        for i in range(3)
-    ]
+    sites += [site(f"BatchNormalization 'k{i}'", f"its scale '{name}{i}' is not a constant", "kept") for i in range(3)]
     sites.append(site(f"BatchNormalization 'shared{name}'", "the Conv has another reader", "kept"))
     sites.append(site(f"BatchNormalization 'guilty{name}'", "folded into Conv 'c'", "left-out"))
     step = {

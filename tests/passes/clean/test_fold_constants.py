@@ -149,11 +149,15 @@ def test_strings_are_folded_too(rewrites):
 def test_external_weights_stay_in_their_file(tmp_path):
     weight = np.arange(600_000, dtype=np.float32).reshape(600, 1000)
     x = ir.val("x", dtype=ir.DataType.FLOAT, shape=["N", 1000])
-    w = ir.Value(name="w", const_value=ir.tensor(weight), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([600, 1000]))
+    w = ir.Value(
+        name="w", const_value=ir.tensor(weight), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([600, 1000])
+    )
     transpose = ir.node("Transpose", [w], {"perm": [1, 0]})
     product = ir.node("MatMul", [x, transpose.outputs[0]])
     product.outputs[0].name, product.outputs[0].dtype = "y", ir.DataType.FLOAT
-    graph = ir.Graph([x], [product.outputs[0]], nodes=[transpose, product], initializers=[w], opset_imports={"": 17}, name="g")
+    graph = ir.Graph(
+        [x], [product.outputs[0]], nodes=[transpose, product], initializers=[w], opset_imports={"": 17}, name="g"
+    )
     ir.save(ir.Model(graph, ir_version=8), tmp_path / "m.onnx", external_data="m.data")
     model = load(tmp_path / "m.onnx")
     from graphopt.pipeline import Context

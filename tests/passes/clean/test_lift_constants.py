@@ -51,5 +51,7 @@ def test_a_branch_gets_initialisers_of_its_own(rewrites):
     copy = model.clone()
     drive(LiftConstants(), copy, Context())
     branches = [graph for graph in copy.graphs() if graph is not copy.graph]
-    numbers = [np.asarray(value.const_value.numpy()).item() for graph in branches for value in graph.initializers.values()]
+    numbers = [
+        np.asarray(value.const_value.numpy()).item() for graph in branches for value in graph.initializers.values()
+    ]
     assert sorted(numbers) == [2.0, 3.0]
