@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from types import FrameType
 
 import typer
@@ -32,9 +33,7 @@ def run(app: typer.Typer, argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     own = given[: given.index("--")] if "--" in given else given
     if "--version" in own[:1]:
-        from graphopt import __version__
-
-        sys.stdout.write(f"graphopt {__version__}\n")
+        sys.stdout.write(f"graphopt {version('graphopt')}\n")
         return 0
     debug = "--debug" in own
     words = [word for word in own if word != "--debug"] + given[len(own) :]

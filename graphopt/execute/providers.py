@@ -60,7 +60,7 @@ def create(
     """
     import onnxruntime
 
-    other = {"disabled_optimizers": set(disabled), "enable_fallback": 0}
+    other: dict[str, Any] = {"disabled_optimizers": set(disabled), "enable_fallback": 0}
     if provider != CPU:
         options.add_session_config_entry(_RECORD, "1")
     if provider in onnxruntime.get_available_providers():
@@ -79,7 +79,8 @@ def create(
         )  # fmt: skip
     if provider != CPU and not assignment(session).get(provider):
         raise GraphoptError(
-            f"{provider} takes no node of this model: all would run on the CPU", f"onnxruntime {onnxruntime.__version__}",
+            f"{provider} takes no node of this model: all would run on the CPU",
+            f"onnxruntime {onnxruntime.__version__}",
             "use the CPU provider, or another one",
         )  # fmt: skip
     return session
@@ -90,7 +91,7 @@ def assignment(session: Any) -> dict[str, int]:
     counts: Counter[str] = Counter()
     try:
         subgraphs = session.get_provider_graph_assignment_info()
-    except Exception:  # not recorded for this session
+    except Exception:  # noqa: BLE001  not recorded for this session
         return {}
     for subgraph in subgraphs:
         counts[subgraph.ep_name] += len(subgraph.get_nodes())

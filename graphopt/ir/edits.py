@@ -45,7 +45,9 @@ def new_initializer(graph: ir.Graph, elements: np.ndarray | np.generic | ir.Tens
         tensor: ir.TensorProtocol = ir.tensor(np.ascontiguousarray(elements).reshape(elements.shape))
     else:
         tensor = detached(elements)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     graph.initializers.add(value)
     return value
 

@@ -39,11 +39,11 @@ def _choose(context: ShapeInferenceContext, node: ir.Node) -> None:
         return
     if result.dtype is None or not result.dtype.is_integer() or length[0] > _LONGEST:
         return
-    sides = [_spread(context, value, length[0]) for value in node.inputs[1:]]
+    yes, no = (_spread(context, value, length[0]) for value in node.inputs[1:])
     choice = condition.reshape(-1).tolist() * (length[0] if condition.size == 1 else 1)
-    if sides[0] is None or sides[1] is None or len(choice) != length[0]:
+    if yes is None or no is None or len(choice) != length[0]:
         return
-    chosen = [first if truth else second for truth, first, second in zip(choice, *sides, strict=True)]
+    chosen = [first if truth else second for truth, first, second in zip(choice, yes, no, strict=True)]
     if any(isinstance(item, ir.SymbolicDim) and item.value is None for item in chosen):
         return
     context.set_symbolic_value(result, chosen)

@@ -57,6 +57,8 @@ def _constant_of(node: ir.Node) -> ir.TensorProtocol | None:
             case "value_strings":
                 strings = [text.encode() for text in item.as_strings()]
                 return ir.StringTensor(strings, shape=ir.Shape([len(strings)]))
+            case _:  # sparse_value
+                continue
     return None
 
 

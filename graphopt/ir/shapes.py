@@ -78,7 +78,7 @@ def _drop(model: ir.Model) -> None:
                     _forget(value)
             for value in graph.initializers.values():
                 if value.const_value is not None and not value.is_graph_input():
-                    value.shape = ir.Shape(value.const_value.shape)
+                    value.shape = ir.Shape(value.const_value.shape.numpy())
                     value.type = value.type or ir.TensorType(value.const_value.dtype)
     for node in nodes(model):
         for value in node.outputs:
@@ -164,7 +164,7 @@ class _Inference:
             return
         try:
             rule(self._context, node)
-        except Exception:  # any rule of the library, on any stranger's node: its outputs stay unknown
+        except Exception:  # noqa: BLE001  any rule of the library, on any stranger's node: its outputs stay unknown
             self._failed.append(node)
             for output in node.outputs:
                 _forget(output)

@@ -22,33 +22,10 @@ from .facts import STANDARD_DOMAINS, attribute, constant, dims
 
 _LIMITED = re.compile(r"Min\(([0-9]+), (.+)\)\Z")
 _BROADCASTING = frozenset(
-    [
-        "Add",
-        "And",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "BitwiseXor",
-        "Div",
-        "Equal",
-        "Expand",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "Pow",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ]
-)
+    ("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Expand", "Greater",
+     "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where",
+     "Xor")
+)  # fmt: skip
 
 
 def correct(context: ShapeInferenceContext, node: ir.Node) -> None:
@@ -69,6 +46,8 @@ def correct(context: ShapeInferenceContext, node: ir.Node) -> None:
                 node.outputs[0].shape = None
         case "Resize" | "Upsample":
             _scaled(context, node)
+        case _:
+            return
 
 
 def _renew(context: ShapeInferenceContext, value: ir.Value, axes: set[int]) -> None:

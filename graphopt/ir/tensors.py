@@ -34,7 +34,7 @@ def detached(tensor: ir.TensorProtocol, name: str | None = None) -> ir.TensorPro
     return ir.LazyTensor(
         read,
         dtype=tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=name,
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -51,7 +52,7 @@ class Interface:
                 value.shape = _copy(shape)
 
 
-def _ports(values: list[ir.Value]) -> tuple[_Port, ...]:
+def _ports(values: Sequence[ir.Value]) -> tuple[_Port, ...]:
     return tuple((value.name or "", value.type, _copy(value.shape)) for value in values)
 
 

@@ -68,8 +68,8 @@ class Proof:
 
         Args:
             result: a model with the interface of the original, or without some of its inputs.
-            promise: EXACT asks for equal bits (see ``_computes_in_half_precision``); otherwise what rounding explains, or
-                the context's tolerance.
+            promise: EXACT asks for equal bits (see ``_computes_in_half_precision``); otherwise what rounding explains,
+                or the context's tolerance.
 
         Returns:
             the verdict; None when nothing can be compared.

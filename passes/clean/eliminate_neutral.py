@@ -1,5 +1,6 @@
-"""x + 0 = x, x - 0 = x, x * 1 = x, x / 1 = x, x ** 1 = x, x And true = x, x Or false = x, Where(true, x, y) = x,
-Where(false, x, y) = y.
+"""x + 0 = x, x - 0 = x, x * 1 = x, x / 1 = x, x ** 1 = x, x And true = x, x Or false = x.
+
+Where(true, x, y) = x, Where(false, x, y) = y.
 
 Exact, zeros of either sign counting as equal. A shape that only the broadcast would give is kept.
 """

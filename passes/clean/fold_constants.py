@@ -57,7 +57,7 @@ class FoldConstants(Pass):
     max_bytes: int = 1 << 16
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
-        """One site per value that becomes a constant, and one per node that is kept although its inputs are constant."""
+        """One site per value that becomes a constant, and one per node that is kept though its inputs are constant."""
         for body in bodies(model):
             marked: dict[ir.Node, None] = {}
             for node in body.nodes():

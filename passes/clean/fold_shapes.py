@@ -7,13 +7,14 @@
 4. Equal(s, c) of symbolic elements, where each pair is decided: two numbers, the same symbol, or a size of an input and
    a negative number (exporters ask for -1, "keep this size") -> a constant.
 
-Elements are proven by graphopt.ir.infer: symbols are dimensions of the inputs. Reshape: ONNX operator, versions 5, 13, 14
-(allowzero), 19 to 25.
+Elements are proven by graphopt.ir.infer: symbols are dimensions of the inputs. Reshape: ONNX operator, versions 5, 13,
+14 (allowzero), 19 to 25.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -160,6 +161,6 @@ def _decide(first: Element, second: Element, sizes: set[str]) -> bool | None:
     return False if negative and any(item in sizes for item in (first, second)) else None
 
 
-def _brief(items: list[Element]) -> str:
+def _brief(items: Sequence[Element]) -> str:
     text = ", ".join(map(str, items[:8]))
     return f"[{text}, ...]" if len(items) > 8 else f"[{text}]"

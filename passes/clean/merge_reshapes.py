@@ -45,9 +45,10 @@ _AXES_ARE_INPUT = 13
 class MergeReshapes(Pass):
     """Makes one operator, or none, of two in a row that only change the shape.
 
-    Kept: a Squeeze of a size that may not be 1, which would be an error; a target shape that is not known before the run
-    (it may hold a 0), a 0 that cannot be expressed in x's sizes, and a result of which two sizes are unknown. -1 and 0 never
-    stand together in a shape that is written anew, since a runtime cannot resolve that for an empty tensor.
+    Kept: a Squeeze of a size that may not be 1, which would be an error; a target shape that is not known before the
+    run (it may hold a 0), a 0 that cannot be expressed in x's sizes, and a result of which two sizes are unknown. -1
+    and 0 never stand together in a shape that is written anew, since a runtime cannot resolve that for an empty
+    tensor.
     """
 
     name: ClassVar[str] = "merge-reshapes"

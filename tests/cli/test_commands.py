@@ -233,7 +233,7 @@ def test_a_pass_is_explained_with_its_options(graphopt: Command) -> None:
     done = graphopt("passes", "fold-constants")
     assert done.code == 0
     assert "exact: the same results, bit for bit" in done.out
-    assert "max_bytes" in done.out and "1048576" in done.out
+    assert "max_bytes" in done.out and "65536" in done.out
 
 
 def test_a_recipe_is_shown_as_toml_that_reads_back(graphopt: Command) -> None:

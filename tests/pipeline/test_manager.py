@@ -63,7 +63,7 @@ class DieHalfway(Pass):
     in_edit: bool = False
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
-        for count, node in enumerate(list(n for n in nodes(model) if is_op(n, "Identity"))):
+        for count, node in enumerate([n for n in nodes(model) if is_op(n, "Identity")]):
             if count == 2 and not self.in_edit:
                 raise RuntimeError("I cannot go on")
             broken = count == 2
