@@ -80,6 +80,9 @@ _PRESETS = (
         disabled_optimizers=_CPU_DISABLED,
         forms=frozenset({"HardSigmoid"}),
     ),
+    Target("coreml", "ONNX Runtime's CoreML provider", architecture="arm64", provider="CoreMLExecutionProvider"),
+    Target("directml", "ONNX Runtime's DirectML provider", provider="DmlExecutionProvider"),
+    Target("xnnpack", "ONNX Runtime's XNNPACK provider", architecture="arm64", provider="XnnpackExecutionProvider"),
     Target("cuda", "ONNX Runtime's CUDA provider", architecture="cuda", provider="CUDAExecutionProvider"),
     Target(
         "tensorrt",

@@ -1,0 +1,1 @@
+"""Passes that put a model into the form a runtime or compiler takes."""
