@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from graphopt.backends.registry import find_backend as find_backend
     from graphopt.calibrate import CalibrationData as CalibrationData
     from graphopt.errors import GraphoptError as GraphoptError
     from graphopt.events import Event as Event
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline import Pass as Pass
     from graphopt.pipeline import PassManager as PassManager
     from graphopt.pipeline import Recipe as Recipe
+    from graphopt.pipeline import RewritePass as RewritePass
     from graphopt.pipeline import RulePass as RulePass
     from graphopt.rewrite import Rewrite as Rewrite
     from graphopt.rewrite import RuleSet as RuleSet
@@ -64,6 +66,7 @@ _FACE = {
     "PassManager": "graphopt.pipeline",
     "Recipe": "graphopt.pipeline",
     "Rewrite": "graphopt.rewrite",
+    "RewritePass": "graphopt.pipeline",
     "RulePass": "graphopt.pipeline",
     "RuleSet": "graphopt.rewrite",
     "Site": "graphopt.events",
@@ -73,6 +76,7 @@ _FACE = {
     "Verdict": "graphopt.execute",
     "check": "graphopt.ir",
     "convert_opset": "graphopt.ir",
+    "find_backend": "graphopt.backends.registry",
     "find_target": "graphopt.target",
     "load": "graphopt.ir",
     "optimize": "graphopt.flows.optimize",

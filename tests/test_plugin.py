@@ -127,3 +127,28 @@ def test_an_entry_point_that_is_no_pass_of_that_name_is_an_error_naming_its_pack
     done = run(TELL + "find('toy-merge-relus')", tmp_path / "installed")
     assert "is no pass of that name" in done.stderr
     assert "graphopt-toy" in done.stderr
+
+
+BACKENDS = """
+import onnx_ir
+from graphopt import find_backend, find_target
+from graphopt.backends.registry import names
+"""
+
+
+def test_the_backend_of_an_installed_package_is_listed_and_used(toy: Path) -> None:
+    model = "onnx_ir.from_onnx_text('<ir_version: 8, opset_import: [\"\": 17]> g (float[1] x) => (float[1] y) { y = Relu(x) }')"
+    code = BACKENDS + f"print(names(), find_backend('toy').compile({model}, find_target('onnx'), None))"
+    assert output(code, toy).strip() == "['onnxruntime', 'toy'] 1"
+    assert output(BACKENDS + "print(names())").strip() == "['onnxruntime']"
+
+
+def test_two_backends_of_one_name_are_an_error_that_names_both(toy: Path, rival: Path) -> None:
+    done = run(BACKENDS + "names()", toy, rival)
+    assert done.returncode != 0
+    assert "graphopt_toy.toy_backend" in done.stderr and "graphopt_rival.toy_backend" in done.stderr
+
+
+def test_a_backend_nobody_has_is_an_error_with_the_nearest_name() -> None:
+    done = run(BACKENDS + "find_backend('onnxruntme')")
+    assert "did you mean 'onnxruntime'" in done.stderr

@@ -40,7 +40,7 @@ class Screen:
         if self._console is None:
             from rich.console import Console
 
-            terminal = sys.stdout.isatty()
+            terminal = sys.stdout is not None and sys.stdout.isatty()
             self._console = Console(
                 file=sys.stdout, width=None if terminal else WIDTH, markup=False, highlight=False, emoji=False
             )

@@ -31,6 +31,9 @@ from .machine import peak_memory
 from .session import CPU, Session
 from .signature import Feeds
 
+NOISE = 0.02
+"""Ratios nearer to 1 than this are not told apart from 1: a model measured against itself differs by up to 1 %."""
+
 _SLOT = 0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
 _MOST_ROUNDS = 2001
 _STOP_SPINNING = "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs

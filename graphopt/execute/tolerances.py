@@ -23,7 +23,11 @@ ONNX Runtime with and without its optimisations differs by 37 times the walk on 
 a spectrum), and by 1 on the convolution and transformer models of the catalogue.
 """
 
+HALF_SAFETY = 8.0
+"""The same for 16-bit and smaller types, whose single step is large already."""
+
 _CEILINGS = ((1e-2, 0.25), (5e-4, 0.05), (1e-8, 1e-3), (0.0, 1e-9))
+_HALF = 5e-4
 RANGE = 1e4
 """How far beyond the tenth percentile a magnitude may lie and still count as size of an output."""
 
@@ -69,7 +73,7 @@ EXACT = Tolerance()
 """Equal in every element."""
 
 
-def tolerance(dtype: np.dtype[Any] | type, depth: int, safety: float = SAFETY) -> Tolerance:
+def tolerance(dtype: np.dtype[Any] | type, depth: int, safety: float | None = None) -> Tolerance:
     """What rounding explains: ``scale = safety * eps(dtype) * sqrt(depth)``.
 
     It is at most 1e-3 for float32, 0.05 for float16, 0.25 below.
@@ -77,12 +81,14 @@ def tolerance(dtype: np.dtype[Any] | type, depth: int, safety: float = SAFETY) -
     Args:
         dtype: the coarsest floating type the numbers pass through; EXACT for types that do not round.
         depth: operators on the longest path to the output.
-        safety: the factor above a random walk of one unit for each operator.
+        safety: the factor above a random walk of one unit for each operator; by default ``SAFETY`` or, for
+            16-bit types, ``HALF_SAFETY``.
     """
     dtype = np.dtype(dtype)
     try:
         eps = float(ml_dtypes.finfo(dtype).eps)
     except ValueError:
         return EXACT
+    safety = safety if safety is not None else HALF_SAFETY if eps >= _HALF else SAFETY
     limit = next(limit for least, limit in _CEILINGS if eps >= least)
     return Tolerance(scale=min(safety * eps * math.sqrt(max(depth, 1)), limit))

@@ -14,7 +14,7 @@ from ..calibrate.data import CalibrationData
 from ..errors import GraphoptError
 from ..events import Event, Events, silent
 from ..execute.verify import Verdict
-from ..ir import graphs, history, load, save
+from ..ir import constant, graphs, history, is_op, load, save
 from ..pipeline import Context, Outcomes, PassManager, Recipe
 from ..pipeline.manager import Verify
 from ..target import Target, find_target
@@ -166,8 +166,9 @@ def refuse_nan_weights(model: ir.Model, verdict: Verdict) -> None:
     if not drowned:
         return
     for graph in graphs(model):
-        for value in graph.initializers.values():
-            tensor = value.const_value
+        constants = [output for node in graph if is_op(node, "Constant") for output in node.outputs]
+        for value in (*graph.initializers.values(), *constants):
+            tensor = constant(value) or value.const_value
             if tensor is None or not tensor.dtype.is_floating_point():
                 continue
             if np.isnan(tensor.numpy().astype(np.float32, copy=False)).any():

@@ -13,6 +13,7 @@ from .edits import (
     remove,
     replace,
     replace_node,
+    succeed,
 )
 from .facts import (
     STANDARD_DOMAINS,
@@ -78,6 +79,7 @@ __all__ = [
     "scalar",
     "static_dims",
     "subgraphs",
+    "succeed",
     "sweep",
     "tidy",
     "where",

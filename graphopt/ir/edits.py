@@ -71,6 +71,18 @@ def replace(old: ir.Value, new: ir.Value) -> None:
         _hand_over_output(old, new)
 
 
+def succeed(old: ir.Value, new: ir.Value) -> None:
+    """``replace``, for a value that now holds what ``old`` held because its node computes more than before.
+
+    It takes the name too: under its own name one would look for what it held before.
+    """
+    name = old.name
+    replace(old, new)
+    if not new.is_graph_output() and not old.is_graph_output():
+        old.name = None
+        new.name = name
+
+
 def _hand_over_output(old: ir.Value, new: ir.Value) -> None:
     graph = old.graph
     assert graph is not None

@@ -3,14 +3,17 @@
 - Where(c, x, y) of integer vectors with a constant condition: element by element x's or y's. Exporters write
   ``expand`` with it: Where(shape = -1, 1, shape).
 - ConstantOfShape(s) has the elements of s as its shape, symbols too.
+- Slice(x) of a vector: steps may be negative, and bounds then lie in front of the first element.
+- Cast to a type that cannot hold an element: it wraps.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_shape_inference import ShapeInferenceContext
+from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext
 
 from .facts import array, dims, is_op
+from .sound import slice_cuts, taken
 
 _LONGEST = 64
 
@@ -21,6 +24,38 @@ def follow(context: ShapeInferenceContext, node: ir.Node) -> None:
         _fill(context, node)
     elif is_op(node, "Where") and len(node.inputs) == 3:
         _choose(context, node)
+    elif is_op(node, "Slice"):
+        _cut(context, node)
+    elif is_op(node, "Cast"):
+        _convert(context, node)
+
+
+def forget_elements(context: ShapeInferenceContext, value: ir.Value) -> None:
+    """Take back what is noted of a value's elements; the package has no public way, and its own note goes first."""
+    context._symbolic_values.pop(value, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    if SYM_DATA_KEY in value.metadata_props:
+        del value.metadata_props[SYM_DATA_KEY]
+    if value.producer() is not None:
+        value.const_value = None
+
+
+def _convert(context: ShapeInferenceContext, node: ir.Node) -> None:
+    result = node.outputs[0]
+    if SYM_DATA_KEY not in result.metadata_props or result.dtype is None:
+        return
+    known = [item for item in context.get_symbolic_value(result) or () if isinstance(item, int)]
+    if known and not (result.dtype.min <= min(known) and max(known) <= result.dtype.max):
+        forget_elements(context, result)
+
+
+def _cut(context: ShapeInferenceContext, node: ir.Node) -> None:
+    data, result = node.inputs[0], node.outputs[0]
+    if SYM_DATA_KEY not in result.metadata_props or data is None:
+        return
+    elements, cut = context.get_symbolic_value(data), (slice_cuts(context, node, 1) or {}).get(0)
+    forget_elements(context, result)
+    if elements is not None and cut is not None and None not in cut:
+        context.set_symbolic_value(result, [elements[position] for position in taken(len(elements), cut)])
 
 
 def _fill(context: ShapeInferenceContext, node: ir.Node) -> None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
-from .elements import follow
+from .elements import follow, forget_elements
 from .facts import STANDARD_DOMAINS, dims, is_op
 from .sound import correct
 from .walk import Body, bodies, graphs, nodes, subgraphs
@@ -30,6 +30,7 @@ from .walk import Body, bodies, graphs, nodes, subgraphs
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBER = re.compile(r"-?[0-9]+\Z")
 _DECLARED = "graphopt.declared_shape"
+_DECLARED_OUTPUTS = "graphopt.declared_output_shapes"
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
 
 
@@ -48,6 +49,7 @@ def infer(model: ir.Model) -> list[ir.Node]:
     for body in bodies(model):
         context = ShapeInferenceContext(body.opsets, policy="override")
         with _defaults_hidden(body):
+            context.reserve_symbol_names(_symbols(body))  # a new size must not get the name of an input's
             for value in body.graph.inputs:
                 _clean_input(context, value, trusted=body.function is None)
             _Inference(context, failed).graph(body.graph, depth=0)
@@ -57,17 +59,23 @@ def infer(model: ir.Model) -> list[ir.Node]:
 def forget(model: ir.Model) -> None:
     """Drop all shapes but those of graph inputs and of constants, and the inferred elements.
 
-    The inputs of subgraphs get back what the file declares: ONNX Runtime asks for it. Element types stay: a
-    runtime refuses a file in which they are wrong.
+    The inputs of subgraphs and the outputs of a Scan's body get back what the file declares: ONNX Runtime asks for it.
+    Element types stay: a runtime refuses a file in which they are wrong.
     """
     _drop(model)
     for graph in graphs(model):
         for value in graph.inputs:
             if _DECLARED in value.meta:
                 value.shape = value.meta.pop(_DECLARED)
+        for value, shape in zip(graph.outputs, graph.meta.pop(_DECLARED_OUTPUTS, ()), strict=False):
+            value.shape = value.shape if value.shape is not None else shape
 
 
 def _drop(model: ir.Model) -> None:
+    for node in nodes(model):
+        if is_op(node, "Scan"):
+            for graph in subgraphs(node):
+                graph.meta.setdefault(_DECLARED_OUTPUTS, [value.shape for value in graph.outputs])
     for body in bodies(model):
         for graph in body.graphs():
             for value in graph.outputs:
@@ -95,13 +103,18 @@ def _forget(value: ir.Value) -> None:
         del value.metadata_props[SYM_DATA_KEY]
 
 
-def _forget_inside(graph: ir.Graph) -> None:
+def _forget_inside(context: ShapeInferenceContext, graph: ir.Graph) -> None:
     """What a wrong guess has left behind, at every depth."""
     for node in graph:
         for value in node.outputs:
             _forget(value)
+            forget_elements(context, value)
         for inner in subgraphs(node):
-            _forget_inside(inner)
+            _forget_inside(context, inner)
+
+
+def _symbols(body: Body) -> set[str]:
+    return {dim for value in body.graph.inputs for dim in dims(value) or () if isinstance(dim, str)}
 
 
 @contextmanager
@@ -210,7 +223,7 @@ class _Inference:
             ):
                 break
             invariant = False
-            _forget_inside(body)
+            _forget_inside(self._context, body)
         for index, output in enumerate(node.outputs):
             source = body.outputs[first_output + index] if first_output + index < len(body.outputs) else None
             if source is not None and source.dtype is not None:

@@ -3,7 +3,7 @@
 ``correct`` runs behind the rule of a node and takes back what does not hold for every size a symbol may stand for:
 
 - two different symbols in one place of a broadcast: either may be 1, so the result is neither;
-- a slice of a symbolic size: it may be shorter than the bounds ask for;
+- a slice of a symbolic size: it may be shorter than the bounds ask for; bounds, axes or steps that are not known;
 - Squeeze without axes: a symbolic size may be 1, so not even the rank is known;
 - Expand of a tensor of unknown rank;
 - Resize and Upsample by a scale: runtimes multiply in float32, which symbols cannot follow.
@@ -20,6 +20,7 @@ from onnx_shape_inference import ShapeInferenceContext
 
 from .facts import STANDARD_DOMAINS, attribute, constant, dims
 
+_FAR = 2**31 - 1  # bounds from here on mean "to the end": no axis is longer
 _LIMITED = re.compile(r"Min\(([0-9]+), (.+)\)\Z")
 _BROADCASTING = frozenset(
     ("Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Expand", "Greater",
@@ -117,16 +118,84 @@ def _is_decided(sizes: set[int | str | None]) -> bool:
 
 
 def _slice(context: ShapeInferenceContext, node: ir.Node) -> None:
-    before, after = dims(node.inputs[0]), dims(node.outputs[0])
-    if before is None or after is None or len(before) != len(after):
+    """The library takes unknown axes and steps for absent ones, and bounds beyond the first element for that one."""
+    data, result = node.inputs[0], node.outputs[0]
+    before, after = dims(data), dims(result)
+    if data is None or before is None or after is None or len(before) != len(after):
         return
-    doubtful = {
-        axis
-        for axis, (old, new) in enumerate(zip(before, after, strict=True))
-        if not isinstance(old, int) and new != old and not (isinstance(new, str) and new.startswith("Max(0,"))
-    }
-    if doubtful:
-        _renew(context, node.outputs[0], doubtful)
+    cuts = slice_cuts(context, node, len(before))
+    if cuts is None:
+        _renew(context, result, set(range(len(before))))
+        return
+    doubtful: set[int] = set()
+    sizes: list[int | ir.SymbolicDim] = list(data.shape.dims if data.shape is not None else result.shape or ())
+    for axis, cut in cuts.items():
+        size = before[axis]
+        if cut[0] is not None and cut[1] is not None and isinstance(size, int):
+            sizes[axis] = len(taken(size, cut))
+        elif not _takes_all(cut):
+            sizes[axis] = ir.SymbolicDim(after[axis]) if _is_clamped(after[axis], cut) else sizes[axis]
+            if not _is_clamped(after[axis], cut):
+                doubtful.add(axis)
+    result.shape = ir.Shape(sizes)
+    _renew(context, result, doubtful)
+
+
+Cut = tuple[int | None, int | None, int]
+"""Start, end and step of one axis, as ONNX has them; None for a bound that only the run knows."""
+
+
+def slice_cuts(context: ShapeInferenceContext, node: ir.Node, size: int) -> dict[int, Cut] | None:
+    """What a Slice (version 10 on) of a tensor of rank ``size`` cuts, by axis; None when that is not known."""
+
+    def read(position: int) -> list[int | None] | None:
+        value = node.inputs[position] if position < len(node.inputs) else None
+        elements = context.get_symbolic_value(value) if value is not None else None
+        return None if elements is None else [item if isinstance(item, int) else None for item in elements]
+
+    starts, ends, axes, steps = (read(position) for position in range(1, 5))
+    given = [position < len(node.inputs) and node.inputs[position] is not None for position in range(5)]
+    if (given[3] and axes is None) or (given[4] and steps is None):
+        return None
+    lists = [item for item in (starts, ends, axes, steps) if item is not None]
+    if not lists or len({len(item) for item in lists}) > 1:
+        return None
+    unknown: list[int | None] = [None] * len(lists[0])
+    found: dict[int, Cut] = {}
+    for start, end, axis, step in zip(
+        starts or unknown, ends or unknown, axes or range(len(unknown)), steps or [1] * len(unknown), strict=True
+    ):
+        if axis is None or not -size <= axis < size or not step:
+            return None
+        found[axis % size] = (start, end, step)
+    return found
+
+
+def taken(size: int, cut: Cut) -> range:
+    """Which positions of an axis of that size a cut with known bounds takes.
+
+    ONNX clamps like Python but for one thing: with a negative step a start in front of the first element is that one.
+    """
+    start, end, step = cut
+    assert start is not None and end is not None, "a bound is not known"
+    if step < 0 and start < -size:
+        start = 0
+    return range(size)[slice(start, end, step)]
+
+
+def _takes_all(cut: Cut) -> bool:
+    start, end, step = cut
+    if start is None or end is None:
+        return False
+    forwards = step == 1 and start == 0 and end >= _FAR
+    return forwards or (step == -1 and (start == -1 or start >= _FAR) and end <= -_FAR)
+
+
+def _is_clamped(size: int | str | None, cut: Cut) -> bool:
+    """A size the library has limited to what is there; an end that is a difference may be negative and count from it."""
+    start, _, step = cut
+    sure = start is not None and start >= 0 and step > 0
+    return sure and isinstance(size, str) and size.startswith(("Max(0,", "Min("))
 
 
 def _has_axes(node: ir.Node) -> bool:

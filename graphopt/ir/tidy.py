@@ -18,11 +18,12 @@ from .walk import Body, bodies
 
 
 def tidy(model: ir.Model) -> None:
-    """Make the names of values unique in each body; inputs and outputs of the body keep theirs."""
+    """Make the names of values, and of nodes, unique in each body; inputs and outputs of the body keep theirs."""
     for body in bodies(model):
         if body.function is not None:
             _write_as_constants(body.graph)
         _make_unique(body)
+        _make_node_names_unique(body)
 
 
 def _write_as_constants(graph: ir.Graph) -> None:
@@ -74,3 +75,23 @@ def _make_unique(body: Body) -> None:
         counts[base] = count + 1
         owners[name] = value
         value.name = name
+
+
+def _make_node_names_unique(body: Body) -> None:
+    """Runtimes refuse two nodes of one name in a graph: inlined ones bring the names of theirs along."""
+    taken: set[str] = set()
+    clashing: list[ir.Node] = []
+    for node in body.nodes():
+        if node.name in taken:
+            clashing.append(node)
+        elif node.name:
+            taken.add(node.name)
+    counts: dict[str, int] = {}
+    for node in clashing:
+        base = node.name or ""
+        count = counts.get(base, 0)
+        while f"{base}_{count}" in taken:
+            count += 1
+        counts[base] = count + 1
+        node.name = f"{base}_{count}"
+        taken.add(node.name)

@@ -1,7 +1,7 @@
 """Passes, recipes and the manager that runs them."""
 
 from ..events import Site, Sites
-from .adapters import GraphSurgeonPass, IrPass, RulePass
+from .adapters import GraphSurgeonPass, IrPass, RewritePass, RulePass
 from .context import Context
 from .manager import PassManager
 from .outcome import Outcome, Outcomes
@@ -18,6 +18,7 @@ __all__ = [
     "Pass",
     "PassManager",
     "Recipe",
+    "RewritePass",
     "RulePass",
     "Site",
     "Sites",

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ..events import Site, Sites
 from ..ir import copy_model
 from ..ir.serial import from_proto, to_proto
+from ..rewrite import Rewrite, RuleSet
 from .context import Context
 from .pass_ import Fidelity, Pass
 
@@ -30,6 +31,26 @@ def adopt(model: ir.Model, other: ir.Model) -> None:
     model.metadata_props.clear()
     model.metadata_props.update(other.metadata_props)
     model.ir_version = other.ir_version
+
+
+@dataclass(frozen=True)
+class RewritePass(Pass):
+    """Rewrite rules of graphopt's own pattern language, used as a pass; one site per match.
+
+    For rules in a script. A pass with a name of its own, which recipes can hold, is a class (fuse-scales is one).
+    """
+
+    name: ClassVar[str] = "rewrite"
+    fidelity: ClassVar[Fidelity] = Fidelity.NUMERIC
+    needs_shapes: ClassVar[bool] = True
+    rules: tuple[Rewrite, ...] = ()
+
+    def apply(self, model: ir.Model, context: Context) -> Sites:
+        """The sites of all rules, from one worklist."""
+        yield from RuleSet(list(self.rules)).sites(model)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(rule.name or rule.pattern for rule in self.rules)})"
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,15 @@ class Recipe:
             if name.startswith("-"):
                 dropped = name[1:].strip()
                 kinds = {type(entry) for entry in cls._resolve(dropped, {}).passes}
+                if not any(type(entry) in kinds for entry in passes):
+                    hint = "a dash leaves a pass out of what stands before it: clean, -fold-constants"
+                    raise GraphoptError(f"'{item}' leaves out nothing", f"the recipe {text!r}", hint, usage=True)
                 passes = [entry for entry in passes if type(entry) not in kinds]
             else:
                 passes.extend(cls._resolve(name, options).passes)
+        if not passes:
+            hint = "for example: clean, fuse"
+            raise GraphoptError("the recipe holds no pass", f"the recipe {text!r}", hint, usage=True)
         return cls(tuple(passes))
 
     @classmethod
@@ -190,6 +196,8 @@ def _split(text: str) -> list[str]:
     items.append(text[start:])
     if depth or quoted:
         raise GraphoptError("a brace, bracket or quote is not closed", f"the recipe {text!r}", usage=True)
+    if len(items) > 1 and not all(item.strip() for item in items):
+        raise GraphoptError("there is nothing between two commas", f"the recipe {text!r}", usage=True)
     return [item.strip() for item in items if item.strip()]
 
 

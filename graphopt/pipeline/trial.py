@@ -94,7 +94,7 @@ def run_trial(
     """
     trial = Trial(model, Interface.of(model))
     idle_since: dict[int, int] = {}  # position in the recipe -> edits made when the pass last found nothing
-    edits = 0
+    edits = inferred_at = 0
     count = count_nodes(model)
     while trial.rounds < max_rounds:
         edits_before = edits
@@ -107,7 +107,7 @@ def run_trial(
                 continue
             if pass_.needs_shapes and not shapes_known:
                 infer(model)
-                shapes_known = True
+                shapes_known, inferred_at = True, edits
             context.events(Event("pass-started", {"pass": str(pass_), "round": trial.rounds}))
             is_last = prefix is not None and len(trial.steps) == prefix.steps - 1
             done = drive(
@@ -121,7 +121,8 @@ def run_trial(
             trial.steps.append(Step(pass_, done, count - before))
             context.events(Event("pass-finished", _facts(trial)))
             if not done.changed:
-                idle_since[position] = edits
+                if not pass_.needs_shapes or inferred_at == edits:
+                    idle_since[position] = edits  # else more may be known by now: once more with new facts
                 continue
             edits += len(done.changed)
             shapes_known = shapes_known and pass_.keeps_shapes

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
 
+from graphopt.execute.measure import NOISE
+
 from . import formats
 from .reading import Measurement, Run, Stats
 from .values import size, text
@@ -92,7 +94,7 @@ def latency(run: Run) -> str:
         return f"it takes {formats.ratio(found.ratio)} the time it took"
     spread = formats.interval(found.ratio_low, found.ratio_high)
     shown = f"{formats.ratio(found.ratio)} the time, 95{formats.SPACE}% interval {spread}"
-    if found.ratio_low <= 1 <= found.ratio_high:
+    if found.ratio_low <= 1 <= found.ratio_high or abs(1 - found.ratio) < NOISE:
         return f"no difference in speed could be measured ({shown})"
     if found.ratio > 1:
         return f"it is slower ({shown})"

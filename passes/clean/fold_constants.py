@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.errors import GraphoptError
 from graphopt.events import Site, Sites
 from graphopt.ir import (
     STANDARD_DOMAINS,
@@ -55,6 +56,11 @@ class FoldConstants(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
     needs_shapes: ClassVar[bool] = True
     max_bytes: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        """A negative budget would refuse what costs nothing."""
+        if self.max_bytes < 0:
+            raise GraphoptError(f"max_bytes is {self.max_bytes}", "fold-constants", "0 or more", usage=True)
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site per value that becomes a constant, and one per node that is kept though its inputs are constant."""

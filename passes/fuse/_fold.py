@@ -96,7 +96,7 @@ def _into_producer(affine: Affine, body: gir.Body) -> Site | None:
         bias = found.rounded_bias((0.0 if old is None else old) * scale + shift)
 
     def edit() -> None:
-        gir.replace(affine.result, found.assign(weights, bias))
+        gir.succeed(affine.result, found.assign(weights, bias))
         gir.erase_if_dead(affine.node)
 
     return Site(gir.where(affine.node), f"folded into {name} before it", edit)
@@ -155,6 +155,7 @@ def _past_shift(affine: Affine, shift: Affine, body: gir.Body) -> Site | None:
         name = old.name if old is not None and old.name else "shift"
         shift.node.replace_input_with(place, gir.new_initializer(graph, constant, name))
         found.assign(weights, None)
+        shift.result.name = None  # it no longer holds what the name stood for
         gir.replace(affine.result, affine.source)
         gir.erase_if_dead(affine.node)
 

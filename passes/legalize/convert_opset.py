@@ -23,7 +23,7 @@ from graphopt.pipeline.pass_ import Fidelity, Pass
 class ConvertOpset(Pass):
     """Converts the model to an opset on request.
 
-    Kept as it is, with the reason: a model with a node that cannot be expressed in the other opset. Never half converted.
+    Kept as it is, with the reason: a model with a node that cannot be expressed in the other opset.
 
     Attributes:
         version: the opset to convert to, 13 or newer to go down; 0 leaves the model as it is.

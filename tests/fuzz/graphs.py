@@ -117,9 +117,7 @@ class _Maker:
         )
         return names
 
-    def add(
-        self, name: str, kind: str, shapes: Sequence[Shape], elements: Sequence[np.ndarray] | None = None
-    ) -> Value:
+    def add(self, name: str, kind: str, shapes: Sequence[Shape], elements: Sequence[np.ndarray] | None = None) -> Value:
         if elements is not None and any(item.size > 16 for item in elements):
             elements = None
         value = Value(name, kind, tuple(map(tuple, shapes)), tuple(elements) if elements is not None else None)
@@ -148,7 +146,7 @@ class _Maker:
             self.scope.initializers.append(tensor)
         if rng.random() < 0.1:
             name = self.node("Identity", [name])[0]
-        elif rng.random() < 0.05 and array.dtype == np.int64:
+        elif rng.random() < 0.05 and array.dtype == np.int64 and np.abs(array).max(initial=0) < 100:
             name = self.node("Cast", [self.node("Cast", [name], to=TensorProto.INT32)[0]], to=TensorProto.INT64)[0]
         kind = {"f": "f", "i": "i", "b": "b"}[np.asarray(array).dtype.kind]
         known = [array] * self.assignments if kind == "i" else None
@@ -374,7 +372,9 @@ class _Maker:
 
     def conv(self) -> None:
         rng = self.rng
-        value = self.pick("f", lambda item: item.rank in (3, 4) and len(set(item.size(1))) == 1 and item.shapes[0][1] > 0)
+        value = self.pick(
+            "f", lambda item: item.rank in (3, 4) and len(set(item.size(1))) == 1 and item.shapes[0][1] > 0
+        )
         if value is None:
             return
         channels, spatial = value.shapes[0][1], value.rank - 2
@@ -434,7 +434,10 @@ class _Maker:
             return
         if value.rank == 2 and rng.random() < 0.4:
             transposed = rng.random() < 0.5
-            inputs: list[Value | str] = [value, self.constant(self.floats((out, depth) if transposed else (depth, out)))]
+            inputs: list[Value | str] = [
+                value,
+                self.constant(self.floats((out, depth) if transposed else (depth, out))),
+            ]
             if rng.random() < 0.6:
                 inputs.append(self.constant(self.floats(rng.choice(((out,), (1, out), (1,), ())))))
             alpha, beta = rng.choice(((1.0, 1.0), (0.5, 2.0)))
@@ -459,9 +462,7 @@ class _Maker:
         batch = _broadcast([item[:-2] for item in first.shapes], [item[:-2] for item in second.shapes])
         if batch is None or any(0 in shape for shape in (*first.shapes, *second.shapes)):
             return
-        shapes = [
-            (*outer, a[-2], b[-1]) for outer, a, b in zip(batch, first.shapes, second.shapes, strict=True)
-        ]
+        shapes = [(*outer, a[-2], b[-1]) for outer, a, b in zip(batch, first.shapes, second.shapes, strict=True)]
         if self.small(shapes):
             self.apply("MatMul", [first, second], "f", shapes)
 
@@ -509,9 +510,7 @@ class _Maker:
     def _pad(self, value: Value, *, spatial_only: bool) -> Value | None:
         rng = self.rng
         first = 2 if spatial_only and value.rank > 2 else 0
-        pads = [
-            rng.choice((0, 0, 1, 2)) if axis % value.rank >= first else 0 for axis in range(2 * value.rank)
-        ]
+        pads = [rng.choice((0, 0, 1, 2)) if axis % value.rank >= first else 0 for axis in range(2 * value.rank)]
         shapes = [
             tuple(size + pads[axis] + pads[axis + value.rank] for axis, size in enumerate(shape))
             for shape in value.shapes
@@ -619,10 +618,13 @@ class _Maker:
 
     def _reshape(self, value: Value, targets: Sequence[np.ndarray], by: Value) -> Value | None:
         shapes: list[Shape] = []
+        constant = all((target == targets[0]).all() for target in targets)
         for shape, target in zip(value.shapes, targets, strict=True):
             found = _reshaped(shape, target.tolist())
             if found is None:
                 return None
+            if not constant and any(size == 0 != shape[axis] for axis, size in enumerate(target.tolist())):
+                return None  # a size that happens to be 0 means "copy": shape inference takes it for a size
             shapes.append(found)
         if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) > 6:
             return None
@@ -648,7 +650,9 @@ class _Maker:
         shape = self._shape(value)
         counted = axis - value.rank if rng.random() < 0.4 else axis
         if rng.random() < 0.5:
-            size = self.apply("Gather", [shape, self.ints(counted)], "i", [(1,)] * self.assignments, _column(value.size(axis)))
+            size = self.apply(
+                "Gather", [shape, self.ints(counted)], "i", [(1,)] * self.assignments, _column(value.size(axis))
+            )
         elif rng.random() < 0.5:
             index = self.constant(np.array(counted))
             scalars = [np.array(size) for size in value.size(axis)]
@@ -758,13 +762,16 @@ class _Maker:
         starts = [rng.choice((0, 0, 1, -2, -1, 2)) for _ in axes]
         ends = [rng.choice((large, 2, 3, -1, 4, 1)) for _ in axes]
         steps = [rng.choice((1, 1, 1, 1, 2, -1)) for _ in axes]
-        starts = [large if step < 0 and rng.random() < 0.5 else start for start, step in zip(starts, steps, strict=True)]
+        starts = [
+            large if step < 0 and rng.random() < 0.5 else start for start, step in zip(starts, steps, strict=True)
+        ]
         ends = [-large if step < 0 else end for end, step in zip(ends, steps, strict=True)]
         cut: dict[int, tuple[int, int, int]] = dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
 
         def sliced(item: np.ndarray) -> np.ndarray:
-            places = [slice(*_bounds(*cut[axis])) if axis in cut else slice(None) for axis in range(item.ndim)]
-            return item[tuple(places)]
+            for axis, bounds in cut.items():
+                item = np.take(item, list(_positions(item.shape[axis], *bounds)), axis)
+            return item
 
         shapes = [sliced(np.empty(shape, np.bool_)).shape for shape in value.shapes]
         named = [axis - value.rank if rng.random() < 0.3 else axis for axis in axes]
@@ -811,7 +818,9 @@ class _Maker:
             for index, shape in enumerate(value.shapes)
         ]
         if self.small(shapes):
-            self.apply("Concat", list(parts), value.kind, shapes, axis=axis - value.rank if rng.random() < 0.3 else axis)
+            self.apply(
+                "Concat", list(parts), value.kind, shapes, axis=axis - value.rank if rng.random() < 0.3 else axis
+            )
 
     def split(self) -> None:
         rng = self.rng
@@ -898,9 +907,7 @@ class _Maker:
         }[value.kind]
         middle = self.node("Cast", [value], to=rng.choice(via))[0]
         target = rng.choice({"f": "f", "i": "if", "b": "bif"}[value.kind])
-        self.apply(
-            "Cast", [middle], target, value.shapes, value.elements if target == "i" else None, to=_TYPES[target]
-        )
+        self.apply("Cast", [middle], target, value.shapes, value.elements if target == "i" else None, to=_TYPES[target])
 
     def compare(self) -> None:
         rng = self.rng
@@ -942,7 +949,9 @@ class _Maker:
         self.scope = _Scope(values=[*outer.values, *inner], depth=outer.depth + 1, is_function=outer.is_function)
         return outer
 
-    def _finished(self, outer: _Scope, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[Value]) -> onnx.GraphProto:
+    def _finished(
+        self, outer: _Scope, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[Value]
+    ) -> onnx.GraphProto:
         """The inner graph; outputs are given out under names of their own where they are not its own nodes'."""
         made = {item for node in self.scope.nodes for item in node.output}
         infos: list[onnx.ValueInfoProto] = []
@@ -1166,9 +1175,14 @@ def _flat(shape: Shape, axis: int) -> Shape:
     return int(np.prod(shape[:axis], dtype=np.int64)), int(np.prod(shape[axis:], dtype=np.int64))
 
 
-def _bounds(start: int, end: int, step: int) -> tuple[int | None, int | None, int]:
-    """The bounds of a Slice as Python's, which knows no end below the first element."""
-    return start, None if step < 0 and end < -(2**62) else end, step
+def _positions(size: int, start: int, end: int, step: int) -> range:
+    """What a Slice takes of an axis, by the words of the ONNX specification."""
+    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    if not size:
+        return range(0)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
 
 
 def _reshaped(shape: Shape, target: Sequence[int]) -> Shape | None:

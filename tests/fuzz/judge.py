@@ -20,6 +20,8 @@ from graphopt.ir import dims, infer, known_ints, load, save
 from graphopt.pipeline import PassManager, Recipe
 
 Feed = Mapping[str, np.ndarray]
+_LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # ONNX Runtime packs constant weights: other kernels, other sums
+_DISABLED = ["Pad_Fusion"]  # gives wrong maxima and pads that its own kernels refuse (ONNX Runtime 1.31)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -57,7 +59,7 @@ def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
         problems.append(f"invalid: {error}")
     if _interface(fuzzed.model) != _interface(after):
         problems.append(f"interface: {_interface(fuzzed.model)} became {_interface(after)}")
-    exact = recipe == "clean"
+    exact = recipe == "clean" and not _LINEAR & set(operators(fuzzed.model))
     problems += _differences(fuzzed.model, after, fuzzed.feeds, expected, exact=exact)
     again, second = PassManager(Recipe.parse(recipe), verify="off").run(load(target))
     problems += [f"second application, {step.name}: {step.changed[0]}" for step in second if step.changed]
@@ -75,7 +77,9 @@ def session(model: onnx.ModelProto, *, optimized: bool = False) -> onnxruntime.I
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+    )
 
 
 def _run(found: onnxruntime.InferenceSession, feed: Feed) -> list[np.ndarray] | str:
@@ -114,7 +118,11 @@ def _differences(
             continue
         for index, wanted in expected.items():
             result = _run(found, feeds[index])
-            line = result if isinstance(result, str) else _first_difference(names, wanted, result, exact=exact and not optimized)
+            line = (
+                result
+                if isinstance(result, str)
+                else _first_difference(names, wanted, result, exact=exact and not optimized)
+            )
             if not line:
                 continue
             if optimized:  # the runtime's own optimiser may be wrong: then it is so with the original, too
@@ -226,5 +234,11 @@ def _evaluated(size: str | None, sizes: dict[str, int], actual: int) -> int | No
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
-    """How often each operator occurs, for a look at what is being tested."""
-    return Counter(node.op_type for node in model.graph.node)
+    """How often each operator occurs, inner graphs and local functions included."""
+    found: Counter[str] = Counter()
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        found[node.op_type] += 1
+        pending.extend(inner for attribute in node.attribute for inner in attribute.g.node)
+    return found

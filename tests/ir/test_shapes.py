@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.ir import dims, forget, infer, nodes
+from graphopt.ir import dims, forget, infer, known_ints, nodes
 
 
 def inferred(text: str) -> dict[str, ir.Value]:
@@ -170,3 +170,75 @@ def test_a_decided_where_of_sizes_is_followed():
              y = Expand(x, k) }"""
     )
     assert dims(found["y"]) == ("N", 1, "S")
+
+
+def test_a_new_size_does_not_get_the_name_of_an_input_s():
+    """A second inference meets the names the first gave to nameless sizes of inputs."""
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[?, 3] x) => (y) <int64[1] s = {1}, int64[1] e = {4},
+           int64[1] a = {0}> { y = Slice(x, s, e, a) }"""
+    )
+    for _ in range(2):
+        infer(model)
+        assert dims(model.graph.inputs[0])[0] != dims(model.graph.outputs[0])[0]
+
+
+def test_a_slice_with_steps_or_axes_of_the_run_has_sizes_of_its_own():
+    found = inferred(
+        """g (float[4, 5] x, int64[1] t) => (a, b) <int64[1] s = {0}, int64[1] e = {3}, int64[1] z = {0}> {
+             a = Slice(x, s, e, z, t) b = Slice(x, s, e, t) }"""
+    )
+    assert not any(isinstance(size, int) for size in (dims(found["a"])[0], *dims(found["b"])))
+
+
+def test_a_backward_slice_takes_the_first_element_too():
+    found = inferred(
+        """g (float[4, 6] x) => (a, b) <int64[1] s = {-1}, int64[1] far = {-9223372036854775807}, int64[1] z = {0},
+             int64[1] back = {-1}, int64[1] below = {-9}> {
+             n = Shape(x) a = Slice(n, s, far, z, back) b = Slice(n, below, far, z, back) }"""
+    )
+    assert known_ints(found["a"]) == (6, 4)
+    assert known_ints(found["b"]) == (4,), "ONNX moves a start in front of the first element to that one"
+
+
+def test_a_slice_up_to_a_bound_below_zero_is_empty():
+    found = inferred(
+        """g (float[N, 6] x) => (a) <int64[1] s = {0}, int64[1] far = {-9223372036854775807}, int64[1] u = {1}> {
+             a = Slice(x, s, far, u) }"""
+    )
+    assert dims(found["a"])[1] == 0
+
+
+def test_a_cast_that_wraps_is_not_followed():
+    found = inferred(
+        """g (float[4] x) => (b) <int64[1] far = {9223372036854775807}, int64[1] one = {1}> {
+             m = Mul(far, one) a = Cast<to = 6>(m) b = Cast<to = 7>(a) }"""
+    )
+    assert known_ints(found["m"]) == (2**63 - 1,)
+    assert known_ints(found["a"]) is None and known_ints(found["b"]) is None
+
+
+def test_elements_that_followed_from_a_refuted_guess_are_forgotten():
+    """A carried value that grows: on the guess that it does not, its size in the body would be 2."""
+    found = inferred(
+        """g (float[2] x, int64 n) => (y) {
+             y = Loop (n, , x) <body = b (int64 i, bool go, float[K] c) => (bool more, float[M] d) {
+               more = Identity(go) s = Shape(c) one = Constant<value_ints = [1]> ()
+               t = Mul(s, one) r = Expand(x, t) d = Concat<axis = 0>(c, x) }> }"""
+    )
+    assert known_ints(found["s"]) is None and known_ints(found["t"]) is None
+    assert dims(found["r"]) != (2,)
+
+
+def test_the_outputs_of_a_scan_body_keep_their_declared_ranks():
+    """ONNX Runtime refuses a Scan whose body does not give them."""
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N] x, float z) => (y, w) {
+             y, w = Scan<num_scan_inputs = 1, body = b (float c, float r) => (float d, float e) {
+               d = Add(c, r) e = Identity(c) }> (z, x) }"""
+    )
+    infer(model)
+    infer(model)
+    forget(model)
+    body = next(iter(model.graph)).attributes["body"].as_graph()
+    assert [value.shape is not None and value.shape.rank() for value in body.outputs] == [0, 0]

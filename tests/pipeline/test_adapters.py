@@ -86,3 +86,10 @@ def test_an_onnxscript_rule():
     again, (second,) = go.PassManager(go.Recipe((go.RulePass(rule),))).run(result)
     assert second.kept == [("model", "nothing to change")]
     assert count_nodes(again) == 3
+
+
+def test_an_own_rewrite_rule():
+    rule = go.Rewrite("Relu(Relu(x))", "Relu(x)")
+    result, (outcome,) = go.PassManager(go.Recipe((go.RewritePass((rule,)),))).run(model())
+    assert count_nodes(result) == 3
+    assert len(outcome.changed) == 1

@@ -44,6 +44,10 @@ def test_a_dash_leaves_a_pass_out():
         ("fold-constants{max_bytes}", "no option=value"),
         ("fold-constants{max_bytes=1", "not closed"),
         ("clean{x=1}", "takes no options"),
+        ("", "holds no pass"),
+        ("-clean", "leaves out nothing"),
+        ("clean,,fuse", "nothing between two commas"),
+        ("fold-constants{max_bytes=-1}", "0 or more"),
     ],
 )
 def test_mistakes_are_explained(text, message):
