@@ -8,6 +8,8 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
+FUZZ ?= 5000
+FROM ?= 1000
 BIN := $(abspath $(VENV))/bin
 TREE := build/tree
 BENCH := $(abspath build/bench/venv)
@@ -17,7 +19,7 @@ METADATA := setup.py setup.cfg pyproject.toml
 PYTHON_FILES = $(shell find $(SOURCES) tests docs benchmarks -name '*.py' -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format types layers bench docs torch clean
+.PHONY: help demo test fuzz coverage lint format types layers bench docs torch clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +32,10 @@ demo: $(VENV)/.installed
 ## test: all tests (no torch and no network needed)
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+## fuzz: random whole graphs, for as long as it takes: make fuzz FUZZ=20000 FROM=100000
+fuzz: $(VENV)/.tested
+	GRAPHOPT_FUZZ=$(FUZZ) GRAPHOPT_FUZZ_FROM=$(FROM) $(BIN)/python -m pytest tests/fuzz -n $(JOBS) $(ARGS)
 
 ## coverage: all tests, and which lines none of them runs
 coverage: $(VENV)/.tested

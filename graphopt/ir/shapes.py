@@ -181,6 +181,7 @@ class _Inference:
             self._failed.append(node)
             for output in node.outputs:
                 _forget(output)
+                forget_elements(self._context, output)
         for output in node.outputs:
             self._numbers_are_ints(output)
         correct(self._context, node)

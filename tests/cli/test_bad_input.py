@@ -116,16 +116,16 @@ def fills_the_memory(folder: Path) -> None:
 
 
 BAD_MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
-    "not an ONNX file": (not_onnx, ("model.onnx",)),
-    "an empty file": (empty, ("model.onnx",)),
-    "a truncated file": (truncated, ("model.onnx",)),
+    "not an ONNX file": (not_onnx, ("not an ONNX model", "model.onnx")),
+    "an empty file": (empty, ("is empty", "model.onnx")),
+    "a truncated file": (truncated, ("is truncated", "model.onnx")),
     "a wrong IR version": (wrong_ir_version, ("99",)),
     "an unknown opset": (unknown_opset, ("99",)),
     "missing external data": (missing_external_data, ("weights.bin",)),
     "external data outside the folder": (outside_the_folder, ("outside",)),
     "external data by an absolute path": (absolute_path, ("/etc/passwd",)),
-    "a cyclic graph": (cyclic, ("model.onnx",)),
-    "duplicate names": (duplicate_names, ("'y'",)),
+    "a cyclic graph": (cyclic, ("has a cycle", "first", "second")),
+    "duplicate names": (duplicate_names, ("'y'", "second")),
     "NaN weights": (nan_weights, ("NaN", "'w'")),
     "a model that kills ONNX Runtime": (kills_the_runtime, ("crashed", "ONNX Runtime")),
     "a model that needs terabytes": (fills_the_memory, ("Tile",)),

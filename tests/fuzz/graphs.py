@@ -616,14 +616,15 @@ class _Maker:
             target.append(1)
         self._reshape(value, [np.array(target, np.int64)] * self.assignments, self.ints(*target))
 
-    def _reshape(self, value: Value, targets: Sequence[np.ndarray], by: Value) -> Value | None:
+    def _reshape(
+        self, value: Value, targets: Sequence[np.ndarray], by: Value, *, computed: bool = False
+    ) -> Value | None:
         shapes: list[Shape] = []
-        constant = all((target == targets[0]).all() for target in targets)
         for shape, target in zip(value.shapes, targets, strict=True):
             found = _reshaped(shape, target.tolist())
             if found is None:
                 return None
-            if not constant and any(size == 0 != shape[axis] for axis, size in enumerate(target.tolist())):
+            if computed and any(size == 0 != shape[axis] for axis, size in enumerate(target.tolist())):
                 return None  # a size that happens to be 0 means "copy": shape inference takes it for a size
             shapes.append(found)
         if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) > 6:
@@ -638,7 +639,7 @@ class _Maker:
         parts.insert(rng.randint(0, len(parts)), self.ints(-1))
         by = self._concat(parts)
         if by.elements is not None:
-            self._reshape(value, by.elements, by)
+            self._reshape(value, by.elements, by, computed=True)
 
     def _size(self, value: Value, axis: int) -> Value:
         """A tensor of one element, the size of an axis: Gather or Slice of Shape, sometimes computed with."""

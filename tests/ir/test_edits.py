@@ -119,6 +119,15 @@ def test_tidy_tells_apart_names_of_two_branches_that_meet():
     check(model)
 
 
+def test_tidy_tells_apart_names_of_nodes():
+    """Those of inlined nodes come along; ONNX Runtime refuses two nodes of one name."""
+    model = parse("g (float[2] x) => (float[2] y) { a = Relu(x) b = Exp(a) c = Abs(b) y = Neg(c) }")
+    for node, name in zip(model.graph, ("n", "n", "n_0", "n"), strict=True):
+        node.name = name
+    tidy(model)
+    assert [node.name for node in model.graph] == ["n", "n_1", "n_0", "n_2"]
+
+
 def test_tidy_writes_constants_of_a_function_as_nodes():
     model = ir.from_onnx_text(
         """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[1] x) => (float[1] y) { y = local.f(x) }

@@ -161,6 +161,17 @@ def test_a_second_application_changes_nothing():
     assert ir.to_proto(once).SerializeToString() == ir.to_proto(twice).SerializeToString()
 
 
+def test_a_pass_that_saw_old_shapes_runs_once_more():
+    """That the Expand does nothing follows from what an earlier pass folded, with no edit behind it."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[N, 3] x) => (float[?, ?] y)
+        <int64[1] two = {2}, int64[1] minus = {-1}> {
+          k = ConstantOfShape<value = int64[1] {1}>(two) m = Mul(k, minus) c = Equal(k, m) s = Where(c, m, k)
+          e = Expand(x, s) y = Relu(e) }"""
+    once, _ = PassManager(Recipe.parse("clean"), verify="off").run(ir.from_onnx_text(text))
+    assert [node.op_type for node in once.graph] == ["Relu"]
+    assert PassManager(Recipe.parse("clean"), verify="off").run(once)[1].changed == 0
+
+
 def test_a_model_with_a_custom_operator_is_optimised_but_said_to_be_unverified():
     model = ir.from_onnx_text(
         """<ir_version: 8, opset_import: ["": 17, "my.domain": 1]>
