@@ -32,7 +32,7 @@ def follow(context: ShapeInferenceContext, node: ir.Node) -> None:
 
 def forget_elements(context: ShapeInferenceContext, value: ir.Value) -> None:
     """Take back what is noted of a value's elements; the package has no public way, and its own note goes first."""
-    context._symbolic_values.pop(value, None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    context._symbolic_values.pop(value, None)  # pyright: ignore[reportPrivateUsage]
     if SYM_DATA_KEY in value.metadata_props:
         del value.metadata_props[SYM_DATA_KEY]
     if value.producer() is not None:
@@ -42,6 +42,9 @@ def forget_elements(context: ShapeInferenceContext, value: ir.Value) -> None:
 def _convert(context: ShapeInferenceContext, node: ir.Node) -> None:
     result = node.outputs[0]
     if SYM_DATA_KEY not in result.metadata_props or result.dtype is None:
+        return
+    if not result.dtype.is_integer():  # 5 as a truth value is no longer 5
+        forget_elements(context, result)
         return
     known = [item for item in context.get_symbolic_value(result) or () if isinstance(item, int)]
     if known and not (result.dtype.min <= min(known) and max(known) <= result.dtype.max):

@@ -142,8 +142,3 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
 def has_reference(node: ir.Node) -> bool:
     """True when an attribute is a parameter of the enclosing local function: its value depends on the call."""
     return any(item.is_ref() for item in node.attributes.values())
-
-
-def same_scope(value: ir.Value, graph: ir.Graph) -> bool:
-    """True when the value is defined in this very graph, not in an outer one."""
-    return value.graph is graph

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
 from .elements import follow, forget_elements
-from .facts import STANDARD_DOMAINS, dims, is_op
+from .facts import STANDARD_DOMAINS, attribute, dims, is_op
 from .sound import correct
 from .walk import Body, bodies, graphs, nodes, subgraphs
 
@@ -31,6 +31,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBER = re.compile(r"-?[0-9]+\Z")
 _DECLARED = "graphopt.declared_shape"
 _DECLARED_OUTPUTS = "graphopt.declared_output_shapes"
+_LONGEST_EXPRESSION = 200
+_SCAN_WITHOUT_BATCH = 9  # before, a Scan had a batch axis and a first input of its own
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
 
 
@@ -153,6 +155,10 @@ def _is_number(dim: object) -> bool:
     return isinstance(dim, ir.SymbolicDim) and dim.value is not None and _NUMBER.match(dim.value) is not None
 
 
+def _is_long(dim: object) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and len(dim.value) > _LONGEST_EXPRESSION
+
+
 class _Inference:
     """One body's traversal in topological order."""
 
@@ -173,7 +179,7 @@ class _Inference:
             self.graph(branch, depth)
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         rule = registry.get(domain, node.op_type, version=self._context.get_opset_version(domain))
-        if rule is None or any(attribute.is_ref() for attribute in node.attributes.values()):
+        if rule is None or any(item.is_ref() for item in node.attributes.values()):
             return
         try:
             rule(self._context, node)
@@ -184,6 +190,7 @@ class _Inference:
                 forget_elements(self._context, output)
         for output in node.outputs:
             self._numbers_are_ints(output)
+            self._bound(output)
         correct(self._context, node)
         follow(self._context, node)
         if branches:
@@ -197,6 +204,16 @@ class _Inference:
         if elements is not None and any(_is_number(element) for element in elements):
             numbers = [int(str(element)) if _is_number(element) else element for element in elements]
             self._context.set_symbolic_value(value, numbers)
+
+    def _bound(self, value: ir.Value) -> None:
+        """Let go of expressions that only grow: a chain of 30 additions and products would never end."""
+        if value.shape is not None and any(_is_long(dim) for dim in value.shape.dims):
+            value.shape = ir.Shape(
+                [self._context.new_symbolic_dim() if _is_long(dim) else dim for dim in value.shape.dims]
+            )
+        elements = self._context.get_symbolic_value(value) if SYM_DATA_KEY in value.metadata_props else None
+        if elements is not None and any(_is_long(element) for element in elements):
+            forget_elements(self._context, value)
 
     @staticmethod
     def _keep_what_all_branches_know(node: ir.Node, branches: list[ir.Graph]) -> None:
@@ -246,3 +263,18 @@ class _Inference:
                 value.type = start.type
             if invariant and start is not None:
                 value.shape = start.shape
+        if first == 0 and self._context.opset >= _SCAN_WITHOUT_BATCH:
+            self._bind_slices(body, node, len(initial))
+
+    def _bind_slices(self, body: ir.Graph, node: ir.Node, carried: int) -> None:
+        """What a Scan hands to its body of each sequence: the same size in every trip, without the scanned axis."""
+        axes = attribute(node, "scan_input_axes") or ()
+        for index, (sequence, value) in enumerate(zip(node.inputs[carried:], body.inputs[carried:], strict=False)):
+            axis = axes[index] if index < len(axes) else 0
+            if sequence is None:
+                continue
+            value.type = value.type or sequence.type
+            if sequence.shape is not None and -len(sequence.shape) <= axis < len(sequence.shape):
+                sizes = list(sequence.shape.dims)
+                del sizes[axis]
+                value.shape = ir.Shape(sizes)

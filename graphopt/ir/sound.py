@@ -128,14 +128,16 @@ def _slice(context: ShapeInferenceContext, node: ir.Node) -> None:
         _renew(context, result, set(range(len(before))))
         return
     doubtful: set[int] = set()
-    sizes: list[int | ir.SymbolicDim] = list(data.shape.dims if data.shape is not None else result.shape or ())
+    assert data.shape is not None and result.shape is not None
+    sizes: list[int | ir.SymbolicDim] = list(data.shape.dims)
     for axis, cut in cuts.items():
         size = before[axis]
         if cut[0] is not None and cut[1] is not None and isinstance(size, int):
             sizes[axis] = len(taken(size, cut))
         elif not _takes_all(cut):
-            sizes[axis] = ir.SymbolicDim(after[axis]) if _is_clamped(after[axis], cut) else sizes[axis]
-            if not _is_clamped(after[axis], cut):
+            if _is_clamped(after[axis], cut):
+                sizes[axis] = result.shape.dims[axis]
+            else:
                 doubtful.add(axis)
     result.shape = ir.Shape(sizes)
     _renew(context, result, doubtful)
@@ -192,10 +194,14 @@ def _takes_all(cut: Cut) -> bool:
 
 
 def _is_clamped(size: int | str | None, cut: Cut) -> bool:
-    """A size the library has limited to what is there; an end that is a difference may be negative and count from it."""
-    start, _, step = cut
-    sure = start is not None and start >= 0 and step > 0
-    return sure and isinstance(size, str) and size.startswith(("Max(0,", "Min("))
+    """A size that the library has limited to what is there.
+
+    An end that is a difference of sizes may come out negative, and then counts from the end of the axis.
+    """
+    start, end, step = cut
+    if start is None or start < 0 or step < 0 or not isinstance(size, str):
+        return False
+    return size.startswith(("Max(0,", "Min(")) and (end is not None or "-" not in size)
 
 
 def _has_axes(node: ir.Node) -> bool:

@@ -7,7 +7,7 @@ edit is left out and reported, and the recipe runs again. What raises is left ou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ class PassManager:
     """Runs a recipe.
 
     Args:
-        recipe: the passes.
+        recipe: the passes, as a recipe or in any iterable.
         verify: ``end`` compares once, at the end; ``each`` checks validity and compares after every pass that changed
             something; ``off`` compares nothing (the result's validity is checked all the same).
         strict: raise when a pass fails or breaks its promise, instead of doing without it.
@@ -45,9 +45,9 @@ class PassManager:
     """
 
     def __init__(
-        self, recipe: Recipe, *, verify: Verify = "end", strict: bool = False, max_rounds: int = MAX_ROUNDS
+        self, recipe: Recipe | Iterable[Pass], *, verify: Verify = "end", strict: bool = False, max_rounds: int = MAX_ROUNDS
     ) -> None:
-        self.recipe = recipe
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(tuple(recipe))
         self.verify: Verify = verify
         self.strict = strict
         self.max_rounds = max_rounds

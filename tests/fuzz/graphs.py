@@ -296,12 +296,13 @@ class _Maker:
         first = self.pick()
         second = self.pick()
         if first is None or second is None:
-            return
+            return None
         shapes = _broadcast(first.shapes, second.shapes)
         if shapes is None or not self.small(shapes):
             return self.with_constant()
         operator = self.rng.choice(("Add", "Add", "Mul", "Sub", "Max", "Min"))
         self.apply(operator, [first, second], "f", shapes)
+        return None
 
     def with_constant(self) -> None:
         """An operand that is neutral, per channel, a scalar, or widens the result."""
@@ -345,6 +346,101 @@ class _Maker:
         copy.output[0] = self.fresh()
         self.scope.nodes.append(copy)
         self.add(copy.output[0], value.kind, value.shapes, value.elements)
+
+    def ramp(self) -> None:
+        """What hard-sigmoid is written with, in any order and with any numbers."""
+        rng = self.rng
+        value = self.pick()
+        if value is None:
+            return
+
+        def number(item: float) -> Value:
+            return self.constant(np.array(item, np.float32))
+
+        gate: Value | str = value
+        for operator in rng.sample(("Add", "Mul", "Div", "Neg", "Sub"), rng.randint(1, 3)):
+            if operator == "Neg":
+                gate = self.node("Neg", [gate])[0]
+                continue
+            operands = [gate, number(rng.choice((3.0, 6.0, 0.5, 1.0, 2.0)))]
+            if operator != "Div" and rng.random() < 0.3:
+                operands.reverse()
+            gate = self.node(operator, operands)[0]
+        high = rng.choice((6.0, 1.0, 3.0))
+        form = rng.random()
+        if form < 0.4:
+            gate = self.node("Clip", [gate, number(0.0), number(high)])[0]
+        elif form < 0.7:
+            gate = self.node("Min", [self.node("Relu", [gate])[0], number(high)])[0]
+        else:
+            gate = self.node("Max", [number(0.0), self.node("Min", [gate, number(high)])[0]])[0]
+        if rng.random() < 0.6:
+            gate = self.node(rng.choice(("Div", "Mul")), [gate, number(high)])[0]
+        if rng.random() < 0.7:
+            gate = self.node("Mul", rng.choice(([value, gate], [gate, value])))[0]
+        if rng.random() < 0.4:
+            gate = self.node(rng.choice(("Div", "Mul")), [gate, number(rng.choice((high, 1 / high)))])[0]
+        self.add(str(gate), "f", value.shapes)
+
+    def others(self) -> None:
+        """Operators no pass looks for, but whose shapes are inferred."""
+        rng = self.rng
+        value = self.pick("f", lambda item: item.rank >= 1 and all(min(shape) > 0 for shape in item.shapes))
+        if value is None:
+            return
+        axis = rng.randrange(-value.rank, value.rank)
+        one = [tuple(1 if k == axis % value.rank else n for k, n in enumerate(shape)) for shape in value.shapes]
+        match rng.choice(
+            ("ArgMax", "CumSum", "Range", "TopK", "DepthToSpace", "LayerNormalization", "MaxPool", "Resize")
+        ):
+            case "ArgMax":
+                self.apply("ArgMax", [value], "i", one, axis=axis)
+            case "CumSum":
+                self.apply("CumSum", [value, self.constant(np.array(axis))], "f", value.shapes)
+            case "Range":
+                size = self._size(value, axis % value.rank)
+                scalar = self._with_axes("Squeeze", size, [0], [()] * self.assignments, None)
+                lengths = [(shape[axis],) for shape in value.shapes]
+                ends = [self.constant(np.array(number)) for number in (0, 1)]
+                elements = [np.arange(length[0]) for length in lengths]
+                self.apply("Range", [ends[0], scalar, ends[1]], "i", lengths, elements)
+            case "TopK":
+                names = self.node("TopK", [value, self.ints(1)], 2, axis=axis)
+                self.add(names[0], "f", one)
+                if rng.random() < 0.5:
+                    self.add(names[1], "i", one)
+            case "DepthToSpace" if value.rank == 4 and set(value.size(1)) == {4}:
+                shapes = [(shape[0], 1, 2 * shape[2], 2 * shape[3]) for shape in value.shapes]
+                if self.small(shapes):
+                    self.apply("DepthToSpace", [value], "f", shapes, blocksize=2)
+            case "LayerNormalization" if self.opset >= 17 and len(set(value.size(-1))) == 1:
+                scale = self.constant(self.floats((value.shapes[0][-1],)))
+                self.apply("LayerNormalization", [value, scale], "f", value.shapes)
+            case "MaxPool" if value.rank == 4:
+                names = self.node("MaxPool", [value], 2, kernel_shape=[1, 1])
+                self.add(names[0], "f", value.shapes)
+            case "Resize" if value.rank == 4 and self.opset >= 13:
+                shapes = [(*shape[:2], 2 * shape[2], 2 * shape[3]) for shape in value.shapes]
+                if self.small(shapes):
+                    scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+                    self.apply("Resize", [value, "", scales], "f", shapes, mode="nearest")
+            case _:
+                return
+
+    def layout_chain(self) -> None:
+        """Two or three of one kind in a row: what the merge passes look at."""
+        step = self.rng.choice(
+            (_Maker.slice, _Maker.squeeze, _Maker.reshape, _Maker.transpose, _Maker.pad, _Maker.concat, _Maker.expand,
+             _Maker.reduce, _Maker.casts, _Maker.with_constant)
+        )  # fmt: skip
+        for _ in range(self.rng.randint(2, 3)):
+            known = len(self.scope.values)
+            step(self)
+            if len(self.scope.values) == known:
+                break
+            last = self.scope.values[-1]
+            self.scope.values += [last] * 4  # likely to be picked by the next one
+        self.scope.values = list(dict.fromkeys(self.scope.values))
 
     def hard_swish(self) -> None:
         rng = self.rng
@@ -632,11 +728,18 @@ class _Maker:
         return self.apply("Reshape", [value, by], value.kind, shapes)
 
     def _reshape_by_sizes(self, value: Value) -> None:
-        """Reshape(x, Concat(size of an axis, ..., -1)), as exporters write view() and flatten()."""
+        """Reshape(x, Concat(size of an axis, ..., -1)), as exporters write view() and flatten(); or two axes joined."""
         rng = self.rng
-        axes = rng.sample(range(value.rank), rng.randint(1, value.rank - 1))
-        parts = [self._size(value, axis) for axis in axes]
-        parts.insert(rng.randint(0, len(parts)), self.ints(-1))
+        if rng.random() < 0.4:
+            joined = rng.randrange(value.rank - 1)
+            parts = [self._size(value, axis) for axis in range(value.rank)]
+            first, second = parts[joined : joined + 2]
+            assert first.elements is not None and second.elements is not None
+            elements = [a * b for a, b in zip(first.elements, second.elements, strict=True)]
+            parts[joined : joined + 2] = [self.apply("Mul", [first, second], "i", first.shapes, elements)]
+        else:
+            parts = [self._size(value, axis) for axis in rng.sample(range(value.rank), rng.randint(1, value.rank - 1))]
+            parts.insert(rng.randint(0, len(parts)), self.ints(-1))
         by = self._concat(parts)
         if by.elements is not None:
             self._reshape(value, by.elements, by, computed=True)
@@ -928,6 +1031,7 @@ class _Maker:
         else:
             neutral = self.constant(np.array(rng.random() < 0.5))
             self.apply(rng.choice(("And", "Or")), [value, neutral], "b", value.shapes)
+        return None
 
     def choose(self) -> None:
         rng = self.rng
@@ -1034,7 +1138,13 @@ class _Maker:
             self._some_steps(4)
         keep_on = self.node("Identity", [running])[0]
         if grows:
-            name = self.node("Concat", [carried[0], first], axis=0)[0]
+            part: Value | str = first
+            if rng.random() < 0.5:  # a size that would be known if the value did not grow
+                shape = self.node("Shape", [carried[0]])[0]
+                part = self.node("Expand", [self.node("Relu", [carried[0]])[0], shape])[0]
+                end = self.node("Gather", [self.node("Shape", [first])[0], self.ints(0)])[0]
+                part = self.node("Slice", [part, self.ints(0), end, self.ints(0)])[0]
+            name = self.node("Concat", [carried[0], part], axis=0)[0]
             results = [Value(name, "f", carried[0].shapes), carried[1]]
         else:
             results = [self.pick("f", lambda item: item.shapes == first.shapes) or carried[0], carried[0]]
@@ -1065,7 +1175,6 @@ class _Maker:
                 self.add(names[2], "f", shapes)
 
     def scan(self) -> None:
-        rng = self.rng
         if self.scope.depth > 1:
             return
         value = self.pick("f", lambda item: 1 <= item.rank <= 4 and all(min(shape) > 0 for shape in item.shapes))
@@ -1152,6 +1261,7 @@ _STEPS: tuple[Callable[[_Maker], None], ...] = (
     _Maker.matmul, _Maker.matmul, _Maker.matmul, _Maker.conv, _Maker.matmul_of_two, _Maker.pool, _Maker.pad, _Maker.fill_like, _Maker.expand,
     _Maker.expand, _Maker.slice_by_size, _Maker.split, _Maker.gather, _Maker.reduce, _Maker.softmax, _Maker.tile,
     _Maker.compare, _Maker.logic, _Maker.branch, _Maker.loop, _Maker.scan, _Maker.call, _Maker.reshape,
+    _Maker.ramp, _Maker.ramp, _Maker.others, _Maker.others, _Maker.layout_chain, _Maker.layout_chain,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ Feed = Mapping[str, np.ndarray]
 _LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # ONNX Runtime packs constant weights: other kernels, other sums
 _DISABLED = ["Pad_Fusion"]  # gives wrong maxima and pads that its own kernels refuse (ONNX Runtime 1.31)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+parsed = cache(Recipe.parse)  # looks for other packages' presets each time
 
 
 class Unusable(Exception):
@@ -48,7 +52,7 @@ def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
     expected = _expected(fuzzed.model, fuzzed.feeds)
     if not expected:
         raise Unusable
-    model, outcomes = PassManager(Recipe.parse(recipe), verify="off").run(load(source))
+    model, outcomes = PassManager(parsed(recipe), verify="off").run(load(source))
     problems = [f"{outcome.name} failed: {outcome.failed}" for outcome in outcomes if outcome.failed]
     problems += [f"{step.name} left out {step.left_out}" for step in outcomes if step.left_out]
     save(model, target)
@@ -61,7 +65,7 @@ def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
         problems.append(f"interface: {_interface(fuzzed.model)} became {_interface(after)}")
     exact = recipe == "clean" and not _LINEAR & set(operators(fuzzed.model))
     problems += _differences(fuzzed.model, after, fuzzed.feeds, expected, exact=exact)
-    again, second = PassManager(Recipe.parse(recipe), verify="off").run(load(target))
+    again, second = PassManager(parsed(recipe), verify="off").run(load(target))
     problems += [f"second application, {step.name}: {step.changed[0]}" for step in second if step.changed]
     del again
     feeds = [fuzzed.feeds[index] for index in expected]
@@ -93,7 +97,7 @@ def _expected(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[int, list[n
     """The outputs of the feeds that the original accepts."""
     try:
         found = session(model)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise Unusable(str(error)) from error
     results = {index: _run(found, feed) for index, feed in enumerate(feeds)}
     return {index: result for index, result in results.items() if not isinstance(result, str)}

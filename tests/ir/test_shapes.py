@@ -245,3 +245,34 @@ def test_the_outputs_of_a_scan_body_keep_their_declared_ranks():
     forget(model)
     body = next(iter(model.graph)).attributes["body"].as_graph()
     assert [value.shape is not None and value.shape.rank() for value in body.outputs] == [0, 0]
+
+
+def test_growing_expressions_are_let_go_of():
+    """Thirty doublings of a sum: as an expression it would have a thousand million terms."""
+    steps = "".join(f"a{i + 1} = Mul(a{i}, a{i}) b{i + 1} = Add(a{i + 1}, b{i}) " for i in range(30))
+    found = inferred(
+        f"""g (float[N, M] x) => (y) <int64[1] z = {{0}}, int64[1] o = {{1}}> {{
+             s = Shape(x) a0 = Slice(s, z, o) b0 = Slice(s, z, o) {steps} y = ConstantOfShape(b30) }}"""
+    )
+    assert found["y"] is not None
+
+
+def test_a_scan_body_knows_its_slices():
+    found = inferred(
+        """g (float[2] s, float[5, T, 2] x) => (last, all) {
+             last, all = Scan <num_scan_inputs = 1, scan_input_axes = [1],
+               body = b (float[2] i, float[5, 2] e) => (float[2] c, float[5, 2] o) {
+               c = Relu(i)
+               o = Neg(e)
+             }> (s, x) }"""
+    )
+    assert dims(found["o"]) == (5, 2)
+    assert dims(found["c"]) == (2,)
+
+
+def test_elements_cast_to_truth_values_are_no_numbers_any_more():
+    model = ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2, 3] x) => (y) { s = Shape(x) y = Cast<to = 9>(s) }'
+    )
+    assert infer(model) == []
+    assert known_ints(model.graph.outputs[0]) is None
