@@ -164,12 +164,14 @@ def replace_node(old: ir.Node, new_nodes: Sequence[ir.Node], new_outputs: Sequen
     Args:
         old: the node to go; its producers that become dead go too.
         new_nodes: in topological order, using values that are visible at the place of ``old``.
-        new_outputs: one value for each output of ``old``; None for an output that nothing uses.
+        new_outputs: one value for each output of ``old``; None for an output that nothing uses. A value that the new
+            nodes compute takes the old one's name.
     """
     insert_before(old, new_nodes)
     for node in new_nodes:
         node.metadata_props.update(old.metadata_props)
+    made = set(new_nodes)
     for before, after in zip(old.outputs, new_outputs, strict=True):
         if after is not None:
-            replace(before, after)
+            (succeed if after.producer() in made else replace)(before, after)
     erase_if_dead(old)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import onnx_ir as ir
 
@@ -24,7 +24,7 @@ from .drive import PassFailed
 from .outcome import Outcome, Outcomes
 from .pass_ import Pass
 from .proof import Proof
-from .recipe import Recipe
+from .recipe import Recipe, recipe_of
 from .trial import Exclusions, Prefix, Trial, run_trial
 
 Verify = Literal["end", "each", "off"]
@@ -37,7 +37,7 @@ class PassManager:
     """Runs a recipe.
 
     Args:
-        recipe: the passes, as a recipe or in any iterable.
+        recipe: the passes: a recipe, recipe text, one pass or any iterable of passes.
         verify: ``end`` compares once, at the end; ``each`` checks validity and compares after every pass that changed
             something; ``off`` compares nothing (the result's validity is checked all the same).
         strict: raise when a pass fails or breaks its promise, instead of doing without it.
@@ -45,9 +45,17 @@ class PassManager:
     """
 
     def __init__(
-        self, recipe: Recipe | Iterable[Pass], *, verify: Verify = "end", strict: bool = False, max_rounds: int = MAX_ROUNDS
+        self,
+        recipe: Recipe | str | Pass | Iterable[Pass],
+        *,
+        verify: Verify = "end",
+        strict: bool = False,
+        max_rounds: int = MAX_ROUNDS,
     ) -> None:
-        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(tuple(recipe))
+        if verify not in get_args(Verify):
+            hint = f"one of {', '.join(get_args(Verify))}"
+            raise GraphoptError(f"verify is {verify!r}", "PassManager", hint, usage=True)
+        self.recipe = recipe_of(recipe)
         self.verify: Verify = verify
         self.strict = strict
         self.max_rounds = max_rounds
@@ -136,7 +144,7 @@ class _Run:
             raise GraphoptError(f"the pass '{pass_.name}' failed: {failure}", failure.after) from failure
         self._context.events(Event("warning", {"pass": str(pass_), "text": f"failed and is left out: {reason}"}))
         if failure.site is not None and len(self._exclusions.sites.get(pass_, ())) < MAX_GUILTY_SITES:
-            self._exclusions.sites.setdefault(pass_, []).append(failure.site)
+            self._exclusions.sites.setdefault(pass_, {})[failure.site] = f"it failed: {failure}"
         else:
             self._exclusions.passes[pass_] = reason
 
@@ -157,12 +165,12 @@ class _Run:
         if self._manager.strict:
             place = edits[edit - 1][0] if edit is not None else "no single edit"
             raise GraphoptError(f"the pass '{pass_.name}' broke its promise {pass_.fidelity.name}: {problem}", place)
-        guilty = self._exclusions.sites.setdefault(pass_, [])
+        guilty = self._exclusions.sites.setdefault(pass_, {})
         if edit is None or len(guilty) >= MAX_GUILTY_SITES:
             self._exclusions.passes[pass_] = f"broke its promise {pass_.fidelity.name}: {problem}"
             events(Event("warning", {"pass": str(pass_), "text": "broke its promise and is left out"}))
         else:
-            guilty.append(edits[edit - 1])
+            guilty[edits[edit - 1]] = f"it broke the promise {pass_.fidelity.name}: {problem}"
             events(Event("warning", {"pass": str(pass_), "site": edits[edit - 1][0], "text": "left out as the cause"}))
 
     def _is_broken(self, prefix: Prefix) -> bool:
@@ -178,6 +186,7 @@ class _Run:
             outcome.node_delta += step.node_delta
         for pass_, sites in self._exclusions.sites.items():
             outcomes[pass_].left_out = list(sites)
+            outcomes[pass_].causes = list(sites.values())
         for pass_, reason in self._exclusions.passes.items():
             outcomes[pass_].failed = reason
         unverified = "not asked for" if self._proof is None else self._proof.impossible
@@ -196,7 +205,13 @@ class _Broken(Exception):
 def _copies(model: ir.Model | Path | str | Callable[[], ir.Model]) -> Callable[[], ir.Model]:
     if isinstance(model, ir.Model):
         return partial(copy_model, model)
-    return partial(load, Path(model)) if isinstance(model, (Path, str)) else model
+    if isinstance(model, (Path, str)):
+        return partial(load, Path(model))
+    if not callable(model):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        hint = "give an onnx_ir.Model, as go.load(path) returns it, or a path; onnx_ir.from_proto takes a ModelProto"
+        raise GraphoptError(f"a {kind} is no model", "PassManager.run", hint, usage=True)
+    return model
 
 
 def _first(count: int, is_broken: Callable[[int], bool]) -> int | None:

@@ -19,7 +19,8 @@ class Outcome:
         applied: the pass.
         changed: ``(where, text)`` of each edit made.
         kept: ``(where, reason)`` of each place considered and kept, as of the last round.
-        left_out: ``(where, text)`` of edits that broke the pass's promise when they were tried.
+        left_out: ``(where, text)`` of edits that failed or broke the pass's promise when they were tried.
+        causes: for each of them, what happened.
         seconds: time spent in the pass.
         node_delta: change in the number of nodes.
         failed: the error that made the manager do without this pass.
@@ -29,6 +30,7 @@ class Outcome:
     changed: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     node_delta: int = 0
     failed: str = ""
@@ -44,7 +46,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """One line of ``steps.jsonl``."""
-        sites = [("changed", self.changed), ("kept", self.kept), ("left-out", self.left_out)]
+        dropped = [(place, f"{text}; {cause}") for (place, text), cause in zip(self.left_out, self.causes, strict=True)]
+        sites = [("changed", self.changed), ("kept", self.kept), ("left-out", dropped)]
         return {
             "pass": str(self.applied),
             "family": self.applied.family(),

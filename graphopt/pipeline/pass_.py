@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
+from ..errors import GraphoptError
 from ..events import Sites
 
 if TYPE_CHECKING:
@@ -54,6 +55,16 @@ class Pass(abc.ABC):
     keeps_shapes: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = False
     once: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A pass says its name and its promise: recipes and reports cannot do without."""
+        super().__init_subclass__(**options)
+        if cls.__name__.startswith("_"):
+            return
+        for attribute in ("name", "fidelity"):
+            if not hasattr(cls, attribute):
+                hint = f"add {attribute}: ClassVar[...] = ... to the class"
+                raise GraphoptError(f"the pass {cls.__name__} has no {attribute}", cls.__module__, hint, usage=True)
 
     @abc.abstractmethod
     def apply(self, model: ir.Model, context: Context) -> Sites:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -31,6 +32,16 @@ class Recipe:
     """An ordered list of passes. ``str(recipe)`` is text that parses to the same recipe."""
 
     passes: tuple[Pass, ...]
+
+    def __post_init__(self) -> None:
+        """Passes may come in any iterable; anything else in it is an error."""
+        items = (self.passes,) if isinstance(self.passes, Pass) else tuple(self.passes)
+        for item in items:
+            if not isinstance(item, Pass):
+                kind = type(item).__name__
+                hint = "wrap rewrite rules in RewritePass or RulePass, functions in GraphSurgeonPass, a class needs ()"
+                raise GraphoptError(f"{item!r} is no pass but a {kind}", "the recipe", hint, usage=True)
+        object.__setattr__(self, "passes", items)
 
     def __str__(self) -> str:
         return ", ".join(str(item) for item in self.passes)
@@ -117,6 +128,19 @@ class Recipe:
             ]
             tables.append("\n".join(lines))
         return "\n\n".join(tables) + "\n"
+
+
+def recipe_of(given: Recipe | str | Pass | Iterable[Pass]) -> Recipe:
+    """A recipe from whatever stands for one: itself, recipe text, a pass, or passes.
+
+    Raises:
+        GraphoptError: as ``Recipe.parse``, or for something in it that is no pass.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str):
+        return Recipe.read(given)
+    return Recipe((given,) if isinstance(given, Pass) else tuple(given))
 
 
 def recipes() -> dict[str, Path]:

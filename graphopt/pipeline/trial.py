@@ -18,9 +18,9 @@ from .recipe import Recipe
 
 @dataclass
 class Exclusions:
-    """What the next trial does without: single edits of a pass, or a pass as a whole with the reason."""
+    """What the next trial does without: single edits of a pass, or a pass as a whole, each with the reason."""
 
-    sites: dict[Pass, list[SiteKey]] = field(default_factory=dict)
+    sites: dict[Pass, dict[SiteKey, str]] = field(default_factory=dict)
     passes: dict[Pass, str] = field(default_factory=dict)
 
 

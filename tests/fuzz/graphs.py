@@ -736,6 +736,8 @@ class _Maker:
             first, second = parts[joined : joined + 2]
             assert first.elements is not None and second.elements is not None
             elements = [a * b for a, b in zip(first.elements, second.elements, strict=True)]
+            if any(0 in shape for shape in value.shapes):
+                return  # fold-shapes writes [0, -1], which a runtime cannot resolve for an empty tensor
             parts[joined : joined + 2] = [self.apply("Mul", [first, second], "i", first.shapes, elements)]
         else:
             parts = [self._size(value, axis) for axis in rng.sample(range(value.rank), rng.randint(1, value.rank - 1))]

@@ -113,6 +113,35 @@ def test_a_pass_that_is_wrong_everywhere_is_left_out_whole():
     assert count_nodes(result) == 9
 
 
+def test_what_was_left_out_has_its_cause():
+    _, outcomes = PassManager((DoubleConstants(), DieHalfway(in_edit=True))).run(model_of_adds())
+    assert "broke the promise NUMERIC" in outcomes[0].causes[0]
+    assert "I cannot go on" in outcomes[1].causes[0]
+    assert "I cannot go on" in str(outcomes[1].as_json())
+
+
+@pytest.mark.parametrize("recipe", ["clean", EliminateIdentity(), [EliminateIdentity()]])
+def test_a_recipe_may_be_text_a_pass_or_passes(recipe):
+    result, _ = PassManager(recipe).run(model_of_adds())
+    assert count_nodes(result) == 9
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda: PassManager("clean", verify="nope"), "one of end, each, off"),
+        (lambda: PassManager([EliminateIdentity]), "no pass"),
+        (lambda: PassManager("clean").run(ir.to_proto(model_of_adds())), "go.load"),
+        (lambda: type("Nameless", (Pass,), {}), "has no name"),
+    ],
+)
+def test_a_wrong_call_is_explained(mistake, said):
+    with pytest.raises(GraphoptError) as raised:
+        mistake()
+    assert said in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
 def test_strict_names_the_pass_and_the_place():
     with pytest.raises(GraphoptError) as raised:
         PassManager(Recipe((DoubleConstants(),)), strict=True).run(model_of_adds())
