@@ -33,7 +33,7 @@ def bench(
 ) -> None:
     """Measure models against the first one, in turns: A B A B.
 
-    Where the interval of a ratio holds 1, or the ratio is within 2 % of it, no difference was shown.
+    Where the interval of a ratio holds 1, or the ratio is within 2 % of 1, no difference was shown.
     """
     with Screen(as_json) as screen:
         from graphopt.flows.bench import bench as run
@@ -80,8 +80,10 @@ def claim(first: Measurement, item: Measurement) -> str:
     """What the interval allows to say."""
     from graphopt.execute.measure import NOISE
 
-    if item.ratio_low <= 1 <= item.ratio_high or abs(1 - item.ratio) < NOISE:
+    if item.ratio_low <= 1 <= item.ratio_high:
         return f"{item.name}: no difference from {first.name} was shown"
+    if abs(1 - item.ratio) < NOISE:
+        return f"{item.name}: within {100 * NOISE:.0f} % of {first.name}, which this measurement cannot tell apart"
     word = "less" if item.ratio < 1 else "more"
     percent = 100 * abs(1 - item.ratio)
     return f"{item.name}: {percent:.1f} % {word} time than {first.name}"

@@ -48,7 +48,7 @@ def _show_pass(screen: Screen, item: PassInfo) -> None:
     screen.paragraphs(item.text)
     if item.method:
         screen.line()
-        screen.verbatim(item.method)
+        screen.paragraphs(item.method, spaced=True)
     screen.line()
     if not item.options:
         screen.line("It has no options.", style="dim")

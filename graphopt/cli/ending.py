@@ -30,6 +30,7 @@ class Terminated(BaseException):
 
 def run(app: typer.Typer, argv: Sequence[str] | None) -> int:
     """Run the app and turn whatever comes out of it into an exit code and a message."""
+    _open_streams()
     given = list(sys.argv[1:] if argv is None else argv)
     own = given[: given.index("--")] if "--" in given else given
     if "--version" in own[:1]:
@@ -48,6 +49,13 @@ def run(app: typer.Typer, argv: Sequence[str] | None) -> int:
     if code == INTERRUPTED:  # typer has caught the Ctrl-C
         return _end(KeyboardInterrupt())
     return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """A closed stdout or stderr (``>&-``) is None in Python: what is written there goes nowhere, and is no crash."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _prepare(debug: bool) -> None:

@@ -14,7 +14,7 @@ from graphopt.errors import GraphoptError
 from .arguments import DataOption, JsonOption, Model, RunsOption, SeedOption, TargetOption, ThreadsOption, open_data
 from .screen import Screen
 from .watch import Watch, outcome_table
-from .words import change, count, plural, size, small
+from .words import allowance, change, count, plural, size, small
 
 if TYPE_CHECKING:
     from graphopt.flows.optimize import Optimized
@@ -46,7 +46,7 @@ def optimize(
         bool, typer.Option("--explain", help="Say for every place that was kept why, grouped by reason.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when a pass fails or breaks its promise, instead of doing without.")
+        bool, typer.Option("--strict", help="Fail when a pass fails or breaks its promise, or nothing can be verified.")
     ] = False,
     seed: SeedOption = 0,
     report: Annotated[
@@ -132,7 +132,10 @@ def _verified(result: Optimized) -> tuple[str, str]:
     if verdict is None:
         why = result.outcomes.unverified or "nothing was to be compared"
         return f"no: {why}", "yellow"
-    on = f"on {plural(verdict.feeds, 'feed')} ({result.feeds})"
+    used = plural(verdict.feeds, "feed")
+    if result.samples is not None and verdict.feeds < result.samples:
+        used = f"{verdict.feeds:,} of {plural(result.samples, 'feed')}"
+    on = f"on {used} ({result.feeds})"
     aside = [f"'{name}' differs from run to run of the same model" for name in verdict.not_comparable]
     aside += verdict.notes
     more = f"; {'; '.join(aside)}" if aside else ""
@@ -140,8 +143,8 @@ def _verified(result: Optimized) -> tuple[str, str]:
         return f"equal bit for bit {on}{more}", "green"
     if verdict.verdict == "within tolerance":
         worst = max(verdict.outputs, key=lambda item: item.max_abs)
-        said = f"output '{worst.name}' by at most {small(worst.max_abs)}, {worst.tolerance} allowed"
-        return f"within tolerance {on}: {said}{more}", "green"
+        said = f"largest difference {small(worst.max_abs)} in output '{worst.name}'"
+        return f"within tolerance {on}: {said}; allowed: {allowance(worst.tolerance)}{more}", "green"
     return f"{verdict.verdict} {on}{more}", "yellow"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -39,12 +40,20 @@ def report(
 
 
 def _folder(run: str, runs: Path) -> Path:
-    """The folder itself, the one of that name, or the one that was begun last."""
+    """The folder itself, the one of that name, or the newest run that finished."""
     if run == "last" and runs.is_dir() and not Path(run).exists():
-        folders = [folder for folder in runs.iterdir() if (folder / "run.json").is_file()]
+        folders = [folder for folder in runs.iterdir() if _is_finished(folder)]
         if folders:
             return max(folders, key=lambda folder: (folder / "run.json").stat().st_mtime_ns)
     return Path(run) if Path(run).exists() or not (runs / run).is_dir() else runs / run
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        run = json.loads((folder / "run.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(run, dict) and bool(run.get("finished"))
 
 
 def _can_open() -> bool:

@@ -90,6 +90,16 @@ class Screen:
 
         self.console.print(Text(clean(text), style=style), soft_wrap=not self.console.is_terminal)
 
+    def _print(self, drawn: Any) -> None:
+        """Something drawn in columns; elsewhere than on a terminal without blanks at the ends of lines."""
+        if self.console.is_terminal:
+            self.console.print(drawn)
+            return
+        with self.console.capture() as capture:
+            self.console.print(drawn)
+        for line in capture.get().splitlines():
+            self.console.file.write(line.rstrip() + "\n")
+
     def fact(self, title: str, text: str, style: str = "") -> None:
         """``title     text``, wrapped under itself."""
         from rich.text import Text
@@ -98,19 +108,21 @@ class Screen:
         grid.add_column(width=9, no_wrap=True)
         grid.add_column(overflow="fold")
         grid.add_row(Text(title, style="dim"), Text(clean(text), style=style))
-        self.console.print(grid)
+        self._print(grid)
 
     def indented(self, text: str, indent: int, style: str = "") -> None:
         """A paragraph, wrapped, some columns from the left."""
         from rich.padding import Padding
         from rich.text import Text
 
-        self.console.print(Padding(Text(clean(text), style=style), (0, 0, 0, indent), expand=False))
+        self._print(Padding(Text(clean(text), style=style), (0, 0, 0, indent), expand=False))
 
-    def paragraphs(self, text: str) -> None:
+    def paragraphs(self, text: str, *, spaced: bool = False) -> None:
         """Text as docstrings are written: paragraphs are wrapped anew, indented blocks stay as they are."""
-        for block in text.split("\n\n"):
-            if block.startswith((" ", "-")):
+        for index, block in enumerate(text.split("\n\n")):
+            if spaced and index:
+                self.line()
+            if block.startswith((" ", "-", "1.")):
                 self.verbatim(block)
             else:
                 self.indented(" ".join(block.split()), 0)
@@ -128,7 +140,7 @@ class Screen:
             rows: cells; long names are folded.
             styles: of the rows.
         """
-        self.console.print(table(columns, rows, styles))
+        self._print(table(columns, rows, styles))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> Any:

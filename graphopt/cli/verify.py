@@ -9,7 +9,7 @@ import typer
 
 from .arguments import DataOption, JsonOption, SeedOption, open_data
 from .screen import Screen
-from .words import decibels, small
+from .words import allowance, decibels, small
 
 if TYPE_CHECKING:
     from graphopt.flows.verify import Verification
@@ -60,7 +60,7 @@ def show(screen: Screen, found: Verification) -> None:
         styles.append("" if item.ok else "red")
     if rows:
         screen.table(("output", "type", ">max abs", ">max rel", ">signal", "verdict"), rows, styles)
-        allowed = dict.fromkeys(str(item.tolerance) for item in verdict.outputs)
+        allowed = dict.fromkeys(allowance(item.tolerance) for item in verdict.outputs)
         screen.line(f"allowed: {'; '.join(allowed)}", style="dim")
         screen.line()
     words = {"equal": "equal bit for bit", "different": "DIFFERENT"}.get(verdict.verdict, verdict.verdict)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graphopt.execute.compare import Tolerance
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs"))
 _BINARY = ("KiB", "MiB", "GiB", "TiB")
@@ -70,3 +74,18 @@ def small(value: float) -> str:
 def decibels(value: float) -> str:
     """``138 dB``, ``exact``."""
     return "exact" if value == math.inf else f"{value:.0f} dB" if math.isfinite(value) else str(value)
+
+
+def allowance(tolerance: Tolerance) -> str:
+    """What a tolerance allows: ``5 % of the largest value``, ``no difference``."""
+    parts = [
+        f"{_percent(tolerance.scale)} of the largest value" if tolerance.scale else "",
+        f"{_percent(tolerance.rtol)} of each value" if tolerance.rtol else "",
+        f"{tolerance.atol:.2g}" if tolerance.atol else "",
+        f"{tolerance.integers} in integers" if tolerance.integers else "",
+    ]
+    return " + ".join(part for part in parts if part) or "no difference"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.99 else f"{100 * share:.0f} %"

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..calibrate.data import CalibrationData
 from ..errors import GraphoptError
 from ..execute.feeds import random_feeds
@@ -43,8 +45,34 @@ def feeds_for(model: Path, data: Data, *, seed: int = 0, count: int = 2) -> Feed
 def real_feeds(model: Path, data: CalibrationData | str | Path | Iterable[Mapping[str, Any]]) -> FeedsInWords:
     """The first few of some data, checked against the model, and in words what they are."""
     fitted = CalibrationData.open(data).for_model(load(model))
+    refuse_nan(fitted)
     found = [dict(feed) for feed in islice(fitted, MOST)]
     return found, f"{len(found)} of {len(fitted)} feeds of {fitted.where}"
+
+
+def refuse_nan(data: CalibrationData) -> None:
+    """Look at the samples that are going to be used: where NaN goes in NaN comes out, and comparing it proves nothing.
+
+    Raises:
+        GraphoptError: an input holds NaN; names it and its sample.
+    """
+    for index, feed in enumerate(islice(data, MOST)):
+        for name, value in feed.items():
+            parts = value if isinstance(value, (list, tuple)) else (value,)
+            if any(_holds_nan(part) for part in parts):
+                raise GraphoptError(
+                    f"the input '{name}' holds NaN in sample {index}: outputs that are NaN prove nothing",
+                    data.where,
+                    "take NaN out of the feeds, or leave out --data for random ones",
+                )
+
+
+def _holds_nan(value: Any) -> bool:
+    array = np.asarray(value)
+    try:
+        return array.dtype.kind not in "OUSTbiu" and bool(np.isnan(array).any())
+    except TypeError:  # a type without NaN
+        return False
 
 
 def _random(model: str, seed: int, count: int) -> list[dict[str, Any]]:

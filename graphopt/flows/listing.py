@@ -83,7 +83,7 @@ def about_pass(name: str) -> PassInfo:
     except GraphoptError as error:
         raise GraphoptError(error.what, "graphopt passes", error.hint, usage=error.usage) from None
     text, meanings = _split_attributes(inspect.cleandoc(kind.__doc__ or ""))
-    method = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+    method = _method(inspect.cleandoc(sys.modules[kind.__module__].__doc__ or ""), text)
     options = tuple(_option(item, meanings.get(item.name, "")) for item in kind.options())
     return PassInfo(name, kind.family(), kind.fidelity.name.lower(), _summary(kind), text, method, options)
 
@@ -137,6 +137,14 @@ def _split_attributes(text: str) -> tuple[str, dict[str, str]]:
     rest = inspect.cleandoc("\n" + rest)
     entries = re.findall(r"^(\w+): (.*(?:\n[ ]+.*)*)", rest, flags=re.MULTILINE)
     return text.strip().replace("``", "`"), {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+def _method(module: str, text: str) -> str:
+    """The module's text without its title, and without paragraphs that the pass itself says."""
+    said = {" ".join(block.split()) for block in text.split("\n\n")}
+    blocks = module.replace("``", "`").split("\n\n")[1:]
+    kept = [block for block in blocks if " ".join(block.split()) not in said]
+    return re.sub(r"::$", ":", "\n\n".join(kept), flags=re.MULTILINE)
 
 
 def _first_comment(path: Path) -> str:

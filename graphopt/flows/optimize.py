@@ -18,6 +18,7 @@ from ..ir import constant, graphs, history, is_op, load, save
 from ..pipeline import Context, Outcomes, PassManager, Recipe
 from ..pipeline.manager import Verify
 from ..target import Target, find_target
+from .feeding import refuse_nan
 from .places import refuse_overwriting, refuse_unwritable
 from .preflight import preflight
 from .stats import ModelStats, stats
@@ -34,6 +35,7 @@ class Optimized:
         outcomes: every pass's account, and the verdict.
         before, after: node, operator, parameter and byte counts.
         feeds: what verification ran on, in words.
+        samples: how many feeds the data hold, of which verification takes the first few; None for random ones.
     """
 
     model: ir.Model
@@ -43,6 +45,7 @@ class Optimized:
     before: ModelStats
     after: ModelStats
     feeds: str = "random feeds"
+    samples: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The ``result`` event of ``graphopt optimize --json``."""
@@ -55,6 +58,7 @@ class Optimized:
             "before": self.before.as_json(),
             "after": self.after.as_json(),
             "feeds": self.feeds,
+            "samples": self.samples,
             "verify": verdict.as_json()
             if verdict is not None
             else {"verdict": "not verified", "why": self.outcomes.unverified},
@@ -75,7 +79,7 @@ class Request:
         target: a target's name.
         data: feeds to verify on; random ones without.
         verify: see ``PassManager``.
-        strict: fail instead of doing without a pass that fails.
+        strict: fail instead of doing without a pass that fails, or without a proof unless ``verify`` is off.
         seed: of the random feeds.
         isolate: try the model in a child process first, so that one that kills the runtime is an error, not a crash.
         events: hears what happens.
@@ -121,6 +125,8 @@ def optimize(
         refuse_overwriting(path, Path(output), original)
     before = stats(original)
     data = request.data.for_model(original) if request.data is not None else None
+    if data is not None and request.verify != "off":
+        refuse_nan(data)
     say = request.events
     say(Event("progress", {"stage": "start", "nodes": before.nodes, "passes": list(map(str, recipe.passes))}))
     if request.isolate and path is not None:
@@ -132,7 +138,14 @@ def optimize(
     if outcomes.changed:
         history.record(model, f"optimize --target {target.name} --recipe '{recipe}'")
     feeds = data.where if data is not None else f"random feeds, seed {request.seed}"
-    result = Optimized(model, recipe, target, outcomes, before, stats(model), feeds)
+    samples = len(data) if data is not None else None
+    result = Optimized(model, recipe, target, outcomes, before, stats(model), feeds, samples)
+    if outcomes.verdict is None and request.strict and request.verify != "off":
+        raise GraphoptError(
+            f"nothing was verified: {outcomes.unverified or 'nothing could be compared'}",
+            "verification",
+            "without --strict the model is optimised all the same; --verify off says that no proof is wanted",
+        )
     if outcomes.verdict is not None:
         refuse_nan_weights(original, outcomes.verdict)
         say(Event("verify", outcomes.verdict.as_json()))

@@ -60,8 +60,9 @@ def optimize_on_record(
         seconds: how long to measure each of the two.
 
     Raises:
-        GraphoptError: as ``optimize``; the run folder then holds what there was until then, and the error. That the
-            models could not be measured (no such provider here) is no error, and is noted.
+        GraphoptError: as ``optimize``; the run folder then holds what there was until then, and the error. A run that
+            is interrupted leaves no folder. That the models could not be measured (no such provider here) is no error,
+            and is noted.
     """
     source = Path(source)
     target = find_target(request.target)
@@ -70,7 +71,16 @@ def optimize_on_record(
         refuse_unwritable(Path(output))
         refuse_overwriting(source, Path(output))
     data = request.data.where if request.data is not None else f"random feeds, seed {request.seed}"
-    folder = RunFolder.create(runs, command, source=source, target=target.name, data=data)
+    folder = RunFolder.create(
+        runs,
+        command,
+        source=source,
+        target=target.name,
+        data=data,
+        data_path=data if request.data is not None and Path(data).exists() else None,
+        seed=request.seed,
+        samples=len(request.data) if request.data is not None else None,
+    )
     try:
         folder.write_recipe(recipe.to_toml())
         started = time.perf_counter()
@@ -87,6 +97,12 @@ def optimize_on_record(
         folder.finish(output=None if output is None else str(output), unmeasured=unmeasured)
     except GraphoptError as error:
         folder.finish(error=str(error))
+        raise
+    except Exception as error:
+        folder.finish(error=f"{type(error).__name__}: {error}")
+        raise
+    except BaseException:  # Ctrl-C, or asked to end
+        folder.remove()
         raise
     return Recorded(done, folder, benchmark, unmeasured, took)
 

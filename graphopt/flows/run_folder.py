@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +57,9 @@ class RunFolder:
         source: Path | str | None = None,
         target: str | None = None,
         data: str | None = None,
+        data_path: Path | str | None = None,
+        seed: int | None = None,
+        samples: int | None = None,
         now: datetime | None = None,
     ) -> RunFolder:
         """Claims a new folder below ``root`` and writes its ``run.json``.
@@ -70,6 +74,9 @@ class RunFolder:
             source: the model file the run starts from; it is hashed and named in ``run.json``.
             target: the target's name.
             data: what the feeds come from, in words.
+            data_path: the file or folder they come from, if there is one.
+            seed: of everything random.
+            samples: how many feeds the data hold.
             now: the time that counts as the start; by default the clock's.
 
         Raises:
@@ -98,6 +105,10 @@ class RunFolder:
                 "source": origin,
                 "target": target,
                 "data": data,
+                "data_path": None if data_path is None else str(data_path),
+                "seed": seed,
+                "samples": samples,
+                "folder": str(folder.path),
             },
         )
         return folder
@@ -111,6 +122,10 @@ class RunFolder:
     def model(self) -> Path:
         """Where the resulting model belongs."""
         return self.path / "model.onnx"
+
+    def remove(self) -> None:
+        """Takes the folder away: the run was interrupted, and what it wrote is of no use."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def append_step(self, step: object) -> None:
         """Adds a pass's line to ``steps.jsonl``.

@@ -15,6 +15,7 @@ import tomllib
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -143,6 +144,7 @@ def recipe_of(given: Recipe | str | Pass | Iterable[Pass]) -> Recipe:
     return Recipe((given,) if isinstance(given, Pass) else tuple(given))
 
 
+@cache
 def recipes() -> dict[str, Path]:
     """The presets: graphopt's own, and other packages' by the entry-point group ``graphopt.recipes``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import PurePath
 
 from . import formats
 from .reading import Run
@@ -32,7 +33,7 @@ def commands(run: Run) -> list[tuple[str, str]]:
         found = [("As it was run", command)]
     source = text(run.fact("source", "path"))
     if run.recipe and source and command.startswith("graphopt optimize"):
-        name = text(run.fact("id")) or run.name
+        folder = text(run.fact("folder")) or text(run.fact("id")) or run.name
         words = [
             "graphopt",
             "optimize",
@@ -40,12 +41,14 @@ def commands(run: Run) -> list[tuple[str, str]]:
             "-o",
             "model.opt.onnx",
             "--recipe",
-            f"runs/{name}/recipe.toml",
+            str(PurePath(folder) / "recipe.toml"),
         ]
-        for option in ("target", "data"):
-            value = text(run.fact(option))
-            if value:
-                words += [f"--{option}", value]
+        facts = {"target": run.fact("target"), "data": run.fact("data_path"), "seed": run.fact("seed")}
+        if text(facts["data"]):
+            facts.pop("seed")
+        for option, fact in facts.items():
+            if text(fact):
+                words += [f"--{option}", text(fact)]
         found.append(("With the recipe of this folder", _lined(words)))
     return found
 

@@ -51,7 +51,9 @@ def badge(run: Run) -> Badge:
         return Badge("unknown", "Not verified", "The results were not compared.")
     word = verify.verdict.strip().lower().replace("_", " ").replace("-", " ")
     total = len(verify.outputs)
-    on = f" on {formats.plural(verify.feeds, 'feed')}" if verify.feeds else ""
+    samples = size(run.fact("samples"))
+    some = f"{verify.feeds} of " if verify.feeds and samples and verify.feeds < samples else ""
+    on = f" on {some}{formats.plural(samples if some else verify.feeds, 'feed')}" if verify.feeds else ""
     failed = sum(output.ok is False for output in verify.outputs)
     if failed:
         are = "is" if failed == 1 else "are"
@@ -94,8 +96,11 @@ def latency(run: Run) -> str:
         return f"it takes {formats.ratio(found.ratio)} the time it took"
     spread = formats.interval(found.ratio_low, found.ratio_high)
     shown = f"{formats.ratio(found.ratio)} the time, 95{formats.SPACE}% interval {spread}"
-    if found.ratio_low <= 1 <= found.ratio_high or abs(1 - found.ratio) < NOISE:
+    if found.ratio_low <= 1 <= found.ratio_high:
         return f"no difference in speed could be measured ({shown})"
+    if abs(1 - found.ratio) < NOISE:
+        within = f"{100 * NOISE:.0f}{formats.SPACE}%"
+        return f"the times are within {within}, which this measurement cannot tell apart ({shown})"
     if found.ratio > 1:
         return f"it is slower ({shown})"
     return f"it is {formats.ratio(1 / found.ratio)} as fast ({shown})" if found.ratio else f"it is faster ({shown})"

@@ -124,6 +124,9 @@ class FoldShapes(Pass):
         if sizes.count(-1) > 1:
             yield Site(where(node), f"more than one size is known only in the run: {_brief(wanted)}")
             return
+        if sizes.count(-1) > wanted.count(-1) and 0 in sizes:
+            yield Site(where(node), f"an empty tensor has no size to work out beside a copied one: {_brief(wanted)}")
+            return
         graph = node.graph
         assert graph is not None
         shape = np.array(sizes, dtype=np.int64)

@@ -214,3 +214,28 @@ def test_ctrl_c_ends_with_one_line(wait_for: str, folder: Path, model: Path) -> 
     assert running.returncode == 130, (out, err)
     assert err.splitlines() == ["interrupted: nothing half-written is left behind"]
     assert contents(folder) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal")
+def test_ctrl_c_leaves_no_run_folder(folder: Path, model: Path) -> None:
+    words = ["optimize", "model.onnx", "-o", OUTPUT, "--recipe", RECIPE, "--json", "--report", "--runs", "all"]
+    running = subprocess.Popen(
+        command(words), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert running.stdout is not None
+    running.stdout.readline()
+    assert list((folder / "all").iterdir())
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, (out, err)
+    assert not list((folder / "all").iterdir())
+
+
+def test_feeds_with_nan_are_refused_by_name(folder: Path, model: Path, process: Callable[..., Done]) -> None:
+    feeds = {f"{i}|x": np.ones((2, 4), np.float32) for i in range(3)}
+    feeds["1|x"][0, 2] = np.nan
+    np.savez(folder / "feeds.npz", **feeds)
+    before = contents(folder)
+    done = process("optimize", "model.onnx", "-o", OUTPUT, "--data", "feeds.npz")
+    refused(done, folder, before, "'x'", "NaN", "sample 1", "feeds.npz")
+    refused(process("verify", "model.onnx", "model.onnx", "--data", "feeds.npz"), folder, before, "'x'", "sample 1")

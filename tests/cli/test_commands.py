@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from .conftest import RECIPE, Done, build, contents, plain_model
+from .conftest import RECIPE, Done, build, command, contents, plain_model
 
 Command = Callable[..., Done]
 
@@ -219,6 +221,26 @@ def test_the_report_is_written_beside_everything_else(graphopt: Command, folder:
     again = graphopt("report", run.name, "--runs", "all", "--open", "no")
     assert again.code == 0 and (run / "report.html").is_file()
     assert graphopt("report", "last", "--runs", "all").code == 0
+    unfinished = folder / "all" / "newer"
+    unfinished.mkdir()
+    (unfinished / "run.json").write_text('{"finished": null}')
+    assert run.name in graphopt("report", "last", "--runs", "all").out
+
+
+def test_the_command_that_the_report_shows_works(graphopt: Command, folder: Path, model: Path) -> None:
+    from graphopt.report.provenance import commands
+    from graphopt.report.reading import read
+
+    np.savez(folder / "feeds.npz", **{"0|x": np.ones((2, 4), np.float32)})
+    for given, shown in ((["--seed", "7"], "--seed 7"), (["--data", "feeds.npz"], "--data feeds.npz")):
+        runs = f"runs {shown}"
+        words = ["-o", "out.onnx", "--recipe", RECIPE, "--report", "--runs", runs, *given]
+        assert graphopt("optimize", "model.onnx", *words).code == 0
+        (run,) = (folder / runs).iterdir()
+        again = commands(read(run))[-1][1]
+        assert shown in again
+        assert graphopt(*shlex.split(again.replace("\\\n", ""))[1:]).code == 0
+        assert (folder / "model.opt.onnx").read_bytes() == (folder / "out.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("words", [["passes"], ["targets"], ["recipes"], ["models"], ["models", "list"]], ids="_".join)
@@ -257,3 +279,67 @@ def test_real_feeds_are_used(graphopt: Command, folder: Path, model: Path) -> No
     done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE, "--data", "feeds.npz")
     assert done.code == 0, done.err
     assert "on 3 feeds (feeds.npz)" in done.out
+
+
+def test_that_only_some_feeds_were_used_is_said(graphopt: Command, folder: Path, model: Path) -> None:
+    np.savez(folder / "feeds.npz", **{f"{i}|x": np.ones((2, 4), np.float32) for i in range(10)})
+    done = graphopt("optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE, "--data", "feeds.npz")
+    assert done.code == 0, done.err
+    assert "on 4 of 10 feeds (feeds.npz)" in done.out
+
+
+def test_nothing_verified_fails_when_strict(graphopt: Command, folder: Path) -> None:
+    strange = build([helper.make_node("Strange", ["x"], ["y"], "s", domain="com.example")])
+    strange.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(strange, folder / "model.onnx")
+    words = ["optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE]
+    strict = graphopt(*words, "--strict")
+    assert strict.code == 1 and "nothing was verified" in strict.err
+    assert not (folder / "out.onnx").exists()
+    assert graphopt(*words).code == 0
+    assert graphopt(*words, "--strict", "--verify", "off").code == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_crash(closed: str, folder: Path, model: Path) -> None:
+    words = shlex.join(command(["optimize", "model.onnx", "-o", "out.onnx", "--recipe", RECIPE]))
+    done = subprocess.run(f"{words} {closed}", shell=True, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "out.onnx").is_file()
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(graphopt: Command, model: Path) -> None:
+    for words in (
+        ["optimize", "model.onnx", "--dry-run", "--recipe", RECIPE],
+        ["passes"],
+        ["passes", "fold-constants"],
+    ):
+        done = graphopt(*words)
+        assert done.out and all(line == line.rstrip() for line in done.out.splitlines())
+
+
+def test_a_pass_is_explained_once(graphopt: Command) -> None:
+    said = graphopt("passes", "fuse-batchnorm").out
+    assert said.lower().count("batchnormalization into the") + said.lower().count("batch normalisation into the") == 1
+    assert "::" not in said and "linear(x; a W, a b + c)" in said
+
+
+def test_a_ratio_within_the_noise_is_not_told_apart() -> None:
+    from graphopt.cli.bench import claim
+    from graphopt.execute.measure import Measurement
+
+    facts = {
+        "median_ms": 1.0,
+        "runs": 9,
+        "load_s": 0.1,
+        "peak_bytes": 1,
+        "file_bytes": 1,
+        "threads": 1,
+        "provider": "CPU",
+    }
+    first = Measurement(name="a", ratio=1.0, ratio_low=1.0, ratio_high=1.0, **facts)  # type: ignore[arg-type]
+    near = Measurement(name="b", ratio=0.983, ratio_low=0.978, ratio_high=0.987, **facts)  # type: ignore[arg-type]
+    around = Measurement(name="b", ratio=0.95, ratio_low=0.9, ratio_high=1.1, **facts)  # type: ignore[arg-type]
+    assert claim(first, near) == "b: within 2 % of a, which this measurement cannot tell apart"
+    assert claim(first, around) == "b: no difference from a was shown"

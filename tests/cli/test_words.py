@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from graphopt.cli.words import change, clean, decibels, large, plural, seconds, size, small
+from graphopt.cli.words import allowance, change, clean, decibels, large, plural, seconds, size, small
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ from graphopt.cli.words import change, clean, decibels, large, plural, seconds, 
 )
 def test_numbers_and_names_are_short_and_harmless(said: str, expected: str) -> None:
     assert said == expected
+
+
+def test_what_a_tolerance_allows_is_readable() -> None:
+    from graphopt.execute.compare import Tolerance
+
+    assert allowance(Tolerance(scale=0.05)) == "5 % of the largest value"
+    assert allowance(Tolerance(rtol=1e-3, atol=1e-5)) == "0.1 % of each value + 1e-05"
+    assert allowance(Tolerance()) == "no difference"

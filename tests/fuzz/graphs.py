@@ -81,6 +81,7 @@ class _Maker:
         self.count = 0
         self.functions: list[tuple[onnx.FunctionProto, list[Value], list[Value]]] = []
         self.scope = _Scope()
+        self.focus: Value | None = None
         self.numpy = np.random.default_rng(rng.randrange(2**32))
         self.assignments = 5
         self.symbols = self._symbols()
@@ -163,6 +164,9 @@ class _Maker:
 
     def pick(self, kind: str = "f", where: Callable[[Value], bool] = lambda value: True) -> Value | None:
         """One of the values, rather a recent one."""
+        focus = self.focus
+        if focus is not None and focus.kind == kind and where(focus) and self.rng.random() < 0.9:
+            return focus
         found = [value for value in self.scope.values if value.kind == kind and where(value)]
         if not found:
             return None
@@ -429,18 +433,28 @@ class _Maker:
 
     def layout_chain(self) -> None:
         """Two or three of one kind in a row: what the merge passes look at."""
-        step = self.rng.choice(
-            (_Maker.slice, _Maker.squeeze, _Maker.reshape, _Maker.transpose, _Maker.pad, _Maker.concat, _Maker.expand,
-             _Maker.reduce, _Maker.casts, _Maker.with_constant)
-        )  # fmt: skip
-        for _ in range(self.rng.randint(2, 3)):
+        rng = self.rng
+        self._chain([rng.choice(_LAYOUT_STEPS)] * rng.randint(2, 3))
+
+    def linear_chain(self) -> None:
+        """A linear operator with affine ones around it: what the fuse passes look at."""
+        rng = self.rng
+        around = (_Maker.with_constant, _Maker.with_constant, _Maker.batchnorm, _Maker.pad)
+        before = rng.choices(around, k=rng.choice((0, 1, 2)))
+        after = rng.choices(around, k=rng.choice((0, 1, 2)))
+        self._chain([*before, rng.choice((_Maker.conv, _Maker.matmul, _Maker.pool)), *after])
+
+    def _chain(self, steps: Sequence[Callable[[_Maker], None]]) -> None:
+        """Each step takes up what the one before it gave, where it can, and nothing else does until the end."""
+        seen = len(self.scope.values)
+        for step in steps:
             known = len(self.scope.values)
             step(self)
-            if len(self.scope.values) == known:
-                break
-            last = self.scope.values[-1]
-            self.scope.values += [last] * 4  # likely to be picked by the next one
-        self.scope.values = list(dict.fromkeys(self.scope.values))
+            if len(self.scope.values) > known:
+                self.focus = self.scope.values[-1]
+        self.focus = None
+        if self.rng.random() < 0.7:
+            del self.scope.values[seen:-1]  # what is in between has no other user
 
     def hard_swish(self) -> None:
         rng = self.rng
@@ -829,7 +843,7 @@ class _Maker:
         if value is None or like is None:
             return
         roll = rng.random()
-        if roll < 0.35:
+        if roll < (0.35 if self.focus is None else 0.8):
             target = [rng.choice((1, 1, 2, 3)) for _ in range(rng.randint(1, 3))]
             by = self.ints(*target)
         elif roll < 0.6:
@@ -977,7 +991,8 @@ class _Maker:
             tuple(1 if axis in axes else size for axis, size in enumerate(shape) if keep or axis not in axes)
             for shape in value.shapes
         ]
-        operator = rng.choice(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"))
+        usual = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+        operator = rng.choice(usual if self.focus is None else usual[:2])
         as_input = self.opset >= (13 if operator == "ReduceSum" else 18)
         if as_input:
             self.apply(operator, [value, self.ints(*axes)], "f", shapes, keepdims=int(keep))
@@ -1258,12 +1273,17 @@ _SIMPLE_STEPS: tuple[Callable[[_Maker], None], ...] = (
     _Maker.unary, _Maker.binary, _Maker.with_constant, _Maker.transpose, _Maker.squeeze, _Maker.reshape, _Maker.slice,
     _Maker.concat, _Maker.choose, _Maker.casts, _Maker.repeat, _Maker.shape_arithmetic,
 )  # fmt: skip
+_LAYOUT_STEPS: tuple[Callable[[_Maker], None], ...] = (
+    _Maker.slice, _Maker.slice, _Maker.squeeze, _Maker.reshape, _Maker.transpose, _Maker.pad, _Maker.concat,
+    _Maker.expand, _Maker.reduce, _Maker.casts, _Maker.with_constant,
+)  # fmt: skip
 _STEPS: tuple[Callable[[_Maker], None], ...] = (
     *_SIMPLE_STEPS, *_SIMPLE_STEPS, _Maker.clip, _Maker.hard_swish, _Maker.conv, _Maker.conv, _Maker.batchnorm,
     _Maker.matmul, _Maker.matmul, _Maker.matmul, _Maker.conv, _Maker.matmul_of_two, _Maker.pool, _Maker.pad, _Maker.fill_like, _Maker.expand,
     _Maker.expand, _Maker.slice_by_size, _Maker.split, _Maker.gather, _Maker.reduce, _Maker.softmax, _Maker.tile,
     _Maker.compare, _Maker.logic, _Maker.branch, _Maker.loop, _Maker.scan, _Maker.call, _Maker.reshape,
-    _Maker.ramp, _Maker.ramp, _Maker.others, _Maker.others, _Maker.layout_chain, _Maker.layout_chain,
+    _Maker.ramp, _Maker.ramp, _Maker.others, _Maker.others, _Maker.layout_chain, _Maker.layout_chain, _Maker.layout_chain, _Maker.layout_chain,
+    _Maker.linear_chain, _Maker.linear_chain, _Maker.linear_chain,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Random graphs through the presets: the same numbers, the same interface, nothing left to do, no wrong shape.
 
 A few hundred fixed seeds by default. ``make fuzz`` runs on for ``GRAPHOPT_FUZZ`` graphs from ``GRAPHOPT_FUZZ_FROM`` on.
-A failing seed is a reproduction: ``pytest tests/fuzz -k "seed"`` with ``GRAPHOPT_FUZZ=1 GRAPHOPT_FUZZ_FROM=<seed>``.
+A failing seed is a reproduction: ``make fuzz FUZZ=1 FROM=<seed>``.
 """
 
 from __future__ import annotations

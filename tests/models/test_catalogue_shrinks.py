@@ -21,7 +21,7 @@ CEILINGS = {
     "paraphrase_minilm_l3": 129,
     "ppocr_cls_v2": 144,
     "ppocrv4_det": 191,
-    "ppocrv4_rec": 241,
+    "ppocrv4_rec": 246,
     "silero_vad_16k_op15": 34,
 }
 

@@ -46,6 +46,9 @@ def fill(folder: Path, name: str = "x", output: str = "logits") -> Path:
             "source": {"path": f"models/{name}.onnx", "sha256": "ab" * 32, "bytes": 4_200_000},
             "target": "x86-64",
             "data": "feeds.npz",
+            "data_path": "feeds.npz",
+            "seed": 7,
+            "folder": f"all/{folder.name}",
         },
     )
     sites = [site(f"BatchNormalization '{name}{i}'", f"folded into Conv '{name}{i}'") for i in range(12)]

@@ -107,6 +107,13 @@ def test_an_interval_around_one_is_called_no_difference(rendered: Render, run: P
     assert "no difference in speed could be measured (0.99× the time" in rendered(run).text
 
 
+def test_a_ratio_within_the_noise_is_not_called_a_difference(rendered: Render, run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "measurements.jsonl").read_text("utf-8").splitlines()]
+    lines[1] |= {"ratio": 0.983, "ratio_low": 0.978, "ratio_high": 0.987}
+    (run / "measurements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    assert "which this measurement cannot tell apart" in rendered(run).text
+
+
 def test_a_slower_result_is_called_slower(rendered: Render, run: Path) -> None:
     lines = [json.loads(line) for line in (run / "measurements.jsonl").read_text("utf-8").splitlines()]
     lines[1] |= {"ratio": 1.25, "ratio_low": 1.2, "ratio_high": 1.31}
@@ -245,8 +252,20 @@ def test_nothing_but_the_page_is_left_in_the_folder(run: Path) -> None:
 def test_the_command_and_the_recipe_say_how_to_reproduce(rendered: Render, run: Path) -> None:
     text = rendered(run).text
     assert "graphopt optimize x.onnx -o out.onnx" in text
-    assert f"--recipe runs/{run.name}/recipe.toml" in text
+    assert f"--recipe all/{run.name}/recipe.toml" in text
+    assert "--data feeds.npz" in text and "--seed" not in text
     assert 'name = "fuse-batchnorm"' in text
+
+
+def test_random_feeds_are_reproduced_by_their_seed(rendered: Render, run: Path) -> None:
+    edit(run / "run.json", data="random feeds, seed 7", data_path=None)
+    text = rendered(run).text
+    assert "--seed 7" in text and "--data" not in text
+
+
+def test_a_verdict_on_some_of_the_feeds_says_of_how_many(rendered: Render, run: Path) -> None:
+    edit(run / "run.json", samples=10)
+    assert "on 8 of 10 feeds" in rendered(run).text
 
 
 def test_a_moved_folder_renders_the_same_page(run: Path, tmp_path: Path) -> None:

@@ -101,3 +101,13 @@ def test_a_difference_of_sizes_may_be_minus_one(keeps):
         """g (float[N] x) => (bool[1] y) <int64[1] m = {-1}, int64[1] five = {5}> {
              s = Shape(x) d = Sub(s, five) e = Equal(d, m) y = Not(e) }""",
     )
+
+
+def test_a_copied_size_and_one_to_work_out_do_not_go_together(keeps):
+    """An empty batch: what is left over cannot be worked out from no elements at all."""
+    keeps(
+        FoldShapes(),
+        """g (float[N, S, 3] x) => (y) <int64[1] z = {0}, int64[1] o = {1}, int64[1] t = {2}, int64[1] k = {3}> {
+             s = Shape(x) n = Slice(s, z, o) l = Slice(s, o, t) m = Mul(l, k) w = Concat<axis = 0>(n, m) y = Reshape(x, w) }""",
+        reason="beside a copied one",
+    )
