@@ -1,4 +1,4 @@
-"""Taps: any tensor of the main graph read out, without changing the model.
+"""Taps: any tensor read out, without changing the model.
 
 The taps are extra outputs of a serialised copy. Many tensors at once cost memory, one at a time costs a
 session each; so they go in batches whose size follows from what the batches before weighed.
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir import load
 
+from .lifted import inner_tensors, lifted
 from .loadable import Loadable
 from .session import Evaluator, Session
 from .signature import Feeds
@@ -26,8 +27,9 @@ _FIRST_BATCH = 8
 class Taps:
     """The inner tensors of one model.
 
-    Tensors inside the bodies of If, Loop, Scan and local functions have no value of their own in the main
-    graph (they may have many, or none) and cannot be tapped; what these nodes give out can.
+    A tensor inside an If is an empty vector in runs that take the other branch; one inside a Loop or Scan is that of
+    all trips, stacked along a new first axis (``graphopt.execute.lifted``). What is inside a local function cannot
+    be tapped: it may be called in many places.
 
     Args:
         model: a path or a model in memory.
@@ -36,7 +38,8 @@ class Taps:
         evaluator: as for ``Session``.
 
     Attributes:
-        names: what can be tapped: outputs of the main graph's nodes, in topological order.
+        names: outputs of the main graph's nodes, in topological order.
+        inner: tensors inside If, Loop and Scan, whose names occur once.
     """
 
     def __init__(
@@ -47,8 +50,9 @@ class Taps:
         threads: int = 1,
         evaluator: Evaluator = "auto",
     ) -> None:
-        graph = (load(model) if isinstance(model, (str, Path)) else model).graph
-        self.names = tuple(output.name for node in graph for output in node.outputs if output.name)
+        self._model = load(model) if isinstance(model, (str, Path)) else model
+        self.names = tuple(output.name for node in self._model.graph for output in node.outputs if output.name)
+        self.inner = tuple(inner_tensors(self._model))
         self._source = Loadable(model)
         self._optimized = optimized
         self._threads = threads
@@ -58,18 +62,19 @@ class Taps:
         """A session whose outputs are these tensors, for many runs (calibration).
 
         Raises:
-            GraphoptError: a name is no tensor of the main graph.
+            GraphoptError: a name is no tensor, or one inside a function.
         """
         wanted = list(dict.fromkeys(names))
-        unknown = sorted(set(wanted) - set(self.names))
+        inside = [name for name in wanted if name in self.inner]
+        unknown = sorted(set(wanted) - set(self.names) - set(inside))
         if unknown:
             raise GraphoptError(
-                f"there is no tensor '{unknown[0]}' in the main graph",
+                f"there is no tensor '{unknown[0]}'",
                 self._source.name,
-                "tensors inside subgraphs and functions cannot be tapped",
+                "tensors inside local functions, and names that occur twice, cannot be tapped",
             )
         return Session(
-            self._source,
+            Loadable(lifted(self._model, inside)) if inside else self._source,
             optimized=self._optimized,
             threads=self._threads,
             outputs=wanted,
@@ -83,7 +88,7 @@ class Taps:
 
         Args:
             feeds: one run's inputs.
-            names: the tensors; all by default.
+            names: the tensors; by default all of the main graph.
             memory_bytes: what the values of one batch should stay below.
         """
         pending = list(dict.fromkeys(self.names if names is None else names))

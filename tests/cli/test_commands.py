@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,18 +35,6 @@ def test_help_imports_nothing_heavy(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_answers_within_a_third_of_a_second_of_processor_time(process: Command) -> None:
-    import resource
-
-    process("--help")
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = process("--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert done.code == 0 and "optimize" in done.out
-    assert min(spent, time.perf_counter() - started) < 0.3
 
 
 def test_optimizing_says_what_it_gained_and_writes_the_model(graphopt: Command, folder: Path, model: Path) -> None:

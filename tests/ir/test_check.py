@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 import numpy as np
 import onnx
@@ -322,9 +322,12 @@ def test_the_full_check_finds_what_only_the_operators_schema_knows(tmp_path):
 
 
 def test_the_full_check_of_a_model_with_large_weights_writes_none_of_them():
-    weight = np.zeros((40_000, 1000), np.float32)
+    def read() -> ir.TensorProtocol:
+        raise AssertionError("the weights were read")
+
+    unread = ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape([40_000, 1000]), name="w")
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 40_000]))
-    w = ir.Value(name="w", type=x.type, shape=ir.Shape(weight.shape), const_value=ir.tensor(weight))
+    w = ir.Value(name="w", type=x.type, shape=unread.shape, const_value=unread)
     product = ir.node("MatMul", [x, w])
     product.outputs[0].name, product.outputs[0].type = "y", x.type
     product.outputs[0].shape = ir.Shape([1, 1000])
@@ -332,25 +335,34 @@ def test_the_full_check_of_a_model_with_large_weights_writes_none_of_them():
         ir.Graph([x], product.outputs, nodes=[product], initializers=[w], opset_imports={"": 17}, name="g"),
         ir_version=8,
     )
-    began = time.perf_counter()
     check(whole, full=True)
-    assert time.perf_counter() - began < 1
-    assert w.const_value is not None and not isinstance(w.const_value, ir.ExternalTensor)
+    assert w.const_value is unread
 
 
-def test_the_time_of_a_check_grows_with_the_number_of_nodes():
+def calls(function) -> int:
+    """How many Python functions are called: what grows with the work, on a busy machine as on an idle one."""
+    count = 0
+
+    def note(_frame, event, _argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_work_of_a_check_grows_with_the_number_of_nodes():
     def chain(length):
         nodes = [node("Relu", f"t{i}" if i else "x", f"t{i + 1}") for i in range(length)]
         nodes.append(node("Abs", f"t{length}", "y"))
         return from_proto(proto_of(nodes))
 
-    def seconds(model):
-        began = time.perf_counter()
-        check(model)
-        return time.perf_counter() - began
-
-    small, large = chain(2_000), chain(20_000)
-    assert min(seconds(large) for _ in range(3)) < 25 * min(seconds(small) for _ in range(3))
+    small, large = chain(1_000), chain(10_000)
+    assert calls(lambda: check(large)) < 12 * calls(lambda: check(small))
 
 
 def test_a_long_cycle_is_found_without_recursion():
