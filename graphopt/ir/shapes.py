@@ -10,7 +10,7 @@ on must be a fact:
 - the default of an overridable input is no fact about its elements;
 - what a Loop or Scan carries may change its shape from trip to trip: it has one only when it is proven invariant;
 - an If's output has a shape only when both branches have;
-- the body of a local function knows nothing of its inputs.
+- a local function knows of its inputs what all its calls agree on.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
 from .elements import follow, forget_elements
-from .facts import STANDARD_DOMAINS, attribute, dims, is_op
+from .facts import STANDARD_DOMAINS, attribute, dims, is_op, same_shape
 from .sound import correct
-from .walk import Body, bodies, graphs, nodes, subgraphs
+from .walk import Body, bodies, callers_first, graphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBER = re.compile(r"-?[0-9]+\Z")
 _DECLARED = "graphopt.declared_shape"
+_DECLARED_TYPE = "graphopt.declared_type"
 _DECLARED_OUTPUTS = "graphopt.declared_output_shapes"
 _LONGEST_EXPRESSION = 200
 _SCAN_WITHOUT_BATCH = 9  # before, a Scan had a batch axis and a first input of its own
@@ -48,13 +49,16 @@ def infer(model: ir.Model) -> list[ir.Node]:
     registry.collect()
     _drop(model)
     failed: list[ir.Node] = []
-    for body in bodies(model):
-        context = ShapeInferenceContext(body.opsets, policy="override")
-        with _defaults_hidden(body):
-            context.reserve_symbol_names(_symbols(body))  # a new size must not get the name of an input's
-            for value in body.graph.inputs:
-                _clean_input(context, value, trusted=body.function is None)
-            _Inference(context, failed).graph(body.graph, depth=0)
+    main, *functions = bodies(model)
+    context = ShapeInferenceContext(main.opsets, policy="override")
+    with _defaults_hidden(main):
+        context.reserve_symbol_names(_symbols(main))  # a new size must not get the name of an input's
+        for value in main.graph.inputs:
+            _clean_input(context, value)
+        _Inference(context, failed).graph(main.graph, depth=0)
+    for body, calls in callers_first(functions, [main]):
+        _bind_to_calls(body.graph, calls)
+        _Inference(context.create_child(body.opsets), failed).graph(body.graph, depth=0)
     return failed
 
 
@@ -71,6 +75,9 @@ def forget(model: ir.Model) -> None:
                 value.shape = value.meta.pop(_DECLARED)
         for value, shape in zip(graph.outputs, graph.meta.pop(_DECLARED_OUTPUTS, ()), strict=False):
             value.shape = value.shape if value.shape is not None else shape
+    for value in _of_functions(model):
+        if _DECLARED_TYPE in value.meta:
+            value.type = value.meta.pop(_DECLARED_TYPE)
 
 
 def _drop(model: ir.Model) -> None:
@@ -93,6 +100,18 @@ def _drop(model: ir.Model) -> None:
     for node in nodes(model):
         for value in node.outputs:
             _forget(value)
+    for value in _of_functions(model):
+        value.meta.setdefault(_DECLARED_TYPE, value.type)
+        value.type = value.meta[_DECLARED_TYPE]
+
+
+def _of_functions(model: ir.Model) -> Iterator[ir.Value]:
+    """Inputs and results of local functions: their types follow from the calls, and a file declares few of them."""
+    for body in bodies(model):
+        if body.function is not None:
+            yield from body.graph.inputs
+            for node in body.nodes():
+                yield from node.outputs
 
 
 def _forget(value: ir.Value) -> None:
@@ -135,11 +154,21 @@ def _defaults_hidden(body: Body) -> Iterator[None]:
             value.const_value = tensor
 
 
-def _clean_input(context: ShapeInferenceContext, value: ir.Value, *, trusted: bool) -> None:
+def _bind_to_calls(graph: ir.Graph, calls: list[ir.Node]) -> None:
+    """Give a function's inputs the types and shapes that all its calls have in common."""
+    for index, value in enumerate(graph.inputs):
+        given = [call.inputs[index] if index < len(call.inputs) else None for call in calls]
+        first = given[0] if given else None
+        if first is None or any(item is None for item in given):
+            continue
+        if first.type is not None and all(item is not None and item.type == first.type for item in given):
+            value.type = first.type
+            if first.shape is not None and all(item is first or same_shape(item, first) for item in given):
+                value.shape = first.shape
+
+
+def _clean_input(context: ShapeInferenceContext, value: ir.Value) -> None:
     if value.shape is None:
-        return
-    if not trusted:
-        value.shape = None
         return
     cleaned: list[int | str | None] = []
     for dim in value.shape.dims:

@@ -7,7 +7,7 @@ imports belong to the body: a function has its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -86,6 +86,34 @@ def bodies(model: ir.Model) -> Iterator[Body]:
     yield Body(model.graph, model.graph.opset_imports)
     for function in model.functions.values():
         yield Body(function.graph, function.opset_imports, function)
+
+
+def callers_first(functions: Sequence[Body], roots: Sequence[Body]) -> Iterator[tuple[Body, list[ir.Node]]]:
+    """The local functions, a caller before those it calls, each with the nodes that call it.
+
+    Functions that nothing calls come too, with no nodes. ONNX does not allow a function to call itself.
+    """
+    by_key = {body.function.identifier(): body for body in functions if body.function is not None}
+    calls: dict[ir.OperatorIdentifier, list[ir.Node]] = {key: [] for key in by_key}
+    callees: dict[ir.OperatorIdentifier, list[ir.OperatorIdentifier]] = {}
+    for body in (*roots, *functions):
+        called = [node for node in body.nodes() if node.op_identifier() in by_key]
+        for node in called:
+            calls[node.op_identifier()].append(node)
+        if body.function is not None:
+            callees[body.function.identifier()] = [node.op_identifier() for node in called]
+    waiting = dict.fromkeys(by_key, 0)
+    for keys in callees.values():
+        for key in keys:
+            waiting[key] += 1
+    ready = [key for key, count in waiting.items() if count == 0]
+    while ready:
+        key = ready.pop(0)
+        yield by_key[key], calls[key]
+        for callee in callees[key]:
+            waiting[callee] -= 1
+            if waiting[callee] == 0:
+                ready.append(callee)
 
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:

@@ -80,14 +80,32 @@ def test_a_scan_state_follows_the_same_rule():
     assert found["last"].dtype == ir.DataType.FLOAT
 
 
-def test_a_function_knows_nothing_of_its_inputs():
+def of_function(main: str) -> ir.Value:
+    """What is known of the output of a function that applies Relu."""
     model = ir.from_onnx_text(
-        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (y) { y = local.f(x) }
-           <domain: "local", opset_import: ["": 17]> f (a) => (c) { c = Relu(a) }"""
+        f"""<ir_version: 8, opset_import: ["": 17, "local": 1]> {main}
+           <domain: "local", opset_import: ["": 17]> f (a) => (c) {{ c = Relu(a) }}"""
     )
     infer(model)
-    (function,) = model.functions.values()
-    assert function.outputs[0].shape is None
+    output = next(iter(model.functions.values())).outputs[0]
+    found = ir.Value(name="found", type=output.type, shape=output.shape)
+    forget(model)
+    assert output.type is None and output.shape is None
+    return found
+
+
+def test_a_function_knows_what_its_calls_agree_on():
+    once = of_function("g (float[2, N] x) => (y) { y = local.f(x) }")
+    assert dims(once) == (2, "N") and once.dtype == ir.DataType.FLOAT
+    twice = of_function("g (float[2, N] x) => (y) { z = Neg(x) u = local.f(x) v = local.f(z) y = Add(u, v) }")
+    assert dims(twice) == (2, "N")
+
+
+def test_a_function_called_with_different_shapes_or_types_knows_none():
+    shapes = of_function("g (float[2] x, float[3] z) => (y, u) { y = local.f(x) u = local.f(z) }")
+    assert shapes.shape is None and shapes.dtype == ir.DataType.FLOAT
+    types = of_function("g (float[2] x, double[2] z) => (y, u) { y = local.f(x) u = local.f(z) }")
+    assert types.shape is None and types.dtype is None
 
 
 def test_an_overridable_default_says_nothing_about_elements():

@@ -67,26 +67,26 @@ def test_chains_merge_as_far_as_they_can(rewrites):
     rewrites(MergeCasts(), chain("float16", FLOAT, DOUBLE, BOOL, INT32), chain("float16", BOOL, INT32))
 
 
-def test_a_type_nobody_declared_is_no_reason_to_guess(keeps):
+def test_a_type_that_differs_from_call_to_call_is_no_reason_to_guess(keeps):
     keeps(
         MergeCasts(),
         """<ir_version: 8, opset_import: ["": 17, "local": 1]>
-           g (float16[2] x) => (float[2] y) { y = local.f(x) }
+           g (float16[2] x, float[2] w) => (float[2] y, float[2] z) { y = local.f(x) z = local.f(w) }
            <domain: "local", opset_import: ["": 17]>
            f (a) => (b) { s = Cast<to = 11>(a) b = Cast<to = 1>(s) }""",
         reason="the type of what is cast is not known",
     )
 
 
-def test_in_a_function_three_casts_become_two(rewrites):
+def test_in_a_function_four_casts_become_two(rewrites):
     model = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
         g (float16[2] x) => (float[2] y) {{ y = local.f(x) }}
         <domain: "local", opset_import: ["": 17]>
-        f (a) => (b) {{ s = Cast<to = 1>(a) {body} }}"""
+        f (a) => (b) {{ {body} }}"""
     rewrites(
         MergeCasts(),
-        model.format(body="t = Cast<to = 11>(s) u = Cast<to = 9>(t) b = Cast<to = 1>(u)"),
-        model.format(body="u = Cast<to = 9>(s) b = Cast<to = 1>(u)"),
+        model.format(body="s = Cast<to = 1>(a) t = Cast<to = 11>(s) u = Cast<to = 9>(t) b = Cast<to = 1>(u)"),
+        model.format(body="u = Cast<to = 9>(a) b = Cast<to = 1>(u)"),
     )
 
 

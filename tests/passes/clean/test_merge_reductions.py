@@ -71,7 +71,7 @@ def test_what_does_not_match_is_kept(keeps, body, reason):
 
 def test_an_unknown_rank_is_kept_in_a_function_and_positive_axes_are_not(rewrites, keeps):
     model = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
-        g (float[2, 3] x) => (y) {{ y = local.f(x) }}
+        g (float[2, 3] x, float[2, 3, 4] w) => (y, z) {{ y = local.f(x) z = local.f(w) }}
         <domain: "local", opset_import: ["": 17]>
         f (x) => (b) {{ p = Constant<value = int64[1] {{1}}>() {body} }}"""
     keeps(
