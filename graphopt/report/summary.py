@@ -52,8 +52,9 @@ def badge(run: Run) -> Badge:
     word = verify.verdict.strip().lower().replace("_", " ").replace("-", " ")
     total = len(verify.outputs)
     samples = size(run.fact("samples"))
-    some = f"{verify.feeds} of " if verify.feeds and samples and verify.feeds < samples else ""
-    on = f" on {some}{formats.plural(samples if some else verify.feeds, 'feed')}" if verify.feeds else ""
+    on = f" on {formats.plural(verify.feeds, 'feed')}" if verify.feeds else ""
+    if verify.feeds and samples and verify.feeds < samples:
+        on = f" on {verify.feeds} of {formats.plural(samples, 'feed')}"
     failed = sum(output.ok is False for output in verify.outputs)
     if failed:
         are = "is" if failed == 1 else "are"
