@@ -6,6 +6,7 @@ in Python only: a function cannot be written into a recipe file.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,9 +61,9 @@ class _ForeignPass(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.NUMERIC
     once: ClassVar[bool] = True
 
+    @abc.abstractmethod
     def transformed(self, copy: ir.Model) -> ir.Model | None:
         """The transformed model, or None when nothing changed."""
-        raise NotImplementedError(type(self).__name__)
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for the whole model."""
@@ -73,9 +74,9 @@ class _ForeignPass(Pass):
         yield Site("model", f"transformed by {self.label}", lambda: adopt(model, result))
 
     @property
+    @abc.abstractmethod
     def label(self) -> str:
         """The name of what is wrapped, for reports."""
-        raise NotImplementedError(type(self).__name__)
 
     def __str__(self) -> str:
         return f"{self.name}({self.label})"
