@@ -1,7 +1,9 @@
-"""Tensors inside If, Loop and Scan made tensors of the main graph, on a copy.
+"""Tensors inside If, Loop, Scan and calls of local functions made tensors of the main graph, on a copy.
 
-Each node around the tensor gets one more output:
+A tensor is addressed by its name, after the calls it lies in, outermost first: ``y/h`` is ``h`` of the local function
+whose call computes ``y`` (a call is named after its first output). Each node around the tensor gets one more output:
 
+- call: the tensor; other calls of the same function get an output that nobody reads;
 - If: the tensor, or an empty vector when the other branch was taken;
 - Loop, Scan: the tensors of all trips, stacked along a new first axis; all must have one shape.
 """
@@ -9,46 +11,101 @@ Each node around the tensor gets one more output:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.ir import copy_model, infer, is_op, subgraphs, where
+from graphopt.ir import bodies, copy_model, infer, is_op, subgraphs, where
 
 
-def inner_tensors(model: ir.Model) -> dict[str, ir.Value]:
-    """Tensors computed inside the subgraphs of the main graph, by names that occur once."""
-    found: dict[str, list[ir.Value]] = {}
-    for graph in _nested(model.graph):
-        for node in graph:
-            for value in node.outputs:
-                if value.name:
-                    found.setdefault(value.name, []).append(value)
+@dataclass(frozen=True)
+class Place:
+    """A tensor and the calls of local functions around it, outermost first."""
+
+    value: ir.Value
+    calls: tuple[ir.Node, ...] = ()
+
+
+def inner_tensors(model: ir.Model) -> Iterator[str]:
+    """The addresses of all tensors that are not the main graph's own, wherever they occur once."""
     own = {value.name for node in model.graph for value in node.outputs}
-    return {name: values[0] for name, values in found.items() if len(values) == 1 and name not in own}
+
+    def inside(graph: ir.Graph, prefix: str) -> Iterator[str]:
+        for name, value in _computed(graph).items():
+            if prefix or name not in own:
+                yield prefix + name
+            called = _called(model, value)
+            if called is not None:
+                yield from inside(called.graph, f"{prefix}{name}/")
+
+    return inside(model.graph, "")
 
 
-def lifted(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """A copy in which inner tensors are, under their own names, tensors of the main graph.
+def find_tensor(model: ir.Model, address: str) -> Place | None:
+    """The tensor at an address (see the module), or None where there is none."""
+
+    def find(graph: ir.Graph, rest: str, calls: tuple[ir.Node, ...]) -> Place | None:
+        computed = _computed(graph)
+        if rest in computed:
+            return Place(computed[rest], calls)
+        for position in (index for index, letter in enumerate(rest) if letter == "/"):
+            value = computed.get(rest[:position])
+            called = _called(model, value) if value is not None else None
+            if value is not None and called is not None:
+                call = value.producer()
+                assert call is not None
+                found = find(called.graph, rest[position + 1 :], (*calls, call))
+                if found is not None:
+                    return found
+        return None
+
+    return find(model.graph, address, ())
+
+
+def lifted(model: ir.Model, addresses: Iterable[str]) -> ir.Model:
+    """A copy in which inner tensors are, under their addresses as names, tensors of the main graph.
 
     Raises:
         GraphoptError: a tensor is inside a node other than If, Loop and Scan, or its type is not known.
+        KeyError: there is no tensor at an address.
     """
     copy = copy_model(model)
     infer(copy)
-    owners = {
-        graph: node for around in (copy.graph, *_nested(copy.graph)) for node in around for graph in subgraphs(node)
-    }
-    inner = inner_tensors(copy)
-    for name in names:
-        value = inner[name]
-        value.name = f"{name}_inside"
+    places: dict[str, Place] = {}
+    for address in addresses:
+        place = find_tensor(copy, address)
+        if place is None:
+            raise KeyError(address)
+        places[address] = place
+    owners = {graph: node for body in bodies(copy) for node in body.nodes() for graph in subgraphs(node)}
+    functions = {function.graph: function for function in copy.functions.values()}
+    for address, place in places.items():
+        value, calls = place.value, list(place.calls)
+        if "/" not in address and not calls:
+            value.name = f"{address}_inside"
         while value.graph is not copy.graph:
-            assert value.graph is not None
-            value = _hand_out(owners[value.graph], value.graph, value)
-        value.name = name
+            graph = value.graph
+            assert graph is not None
+            if graph in owners:
+                value = _hand_out(owners[graph], graph, value)
+            else:
+                value = _return(copy, functions[graph], calls.pop(), value)
+        value.name = address
     return copy
+
+
+def _computed(graph: ir.Graph) -> dict[str, ir.Value]:
+    """What the nodes of a graph and of its subgraphs compute, by names that occur once; the graph's own come first."""
+    own = {value.name: value for node in graph for value in node.outputs if value.name}
+    found: dict[str, list[ir.Value]] = {}
+    for nested in _nested(graph):
+        for node in nested:
+            for value in node.outputs:
+                if value.name:
+                    found.setdefault(value.name, []).append(value)
+    return own | {name: values[0] for name, values in found.items() if len(values) == 1 and name not in own}
 
 
 def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
@@ -56,6 +113,29 @@ def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
         for inner in subgraphs(node):
             yield inner
             yield from _nested(inner)
+
+
+def _called(model: ir.Model, value: ir.Value) -> ir.Function | None:
+    """The local function whose call has this value as its first output."""
+    node = value.producer()
+    return model.functions.get(node.op_identifier()) if node is not None and value is node.outputs[0] else None
+
+
+def _return(model: ir.Model, function: ir.Function, call: ir.Node, value: ir.Value) -> ir.Value:
+    """One more output of the function: the tensor of its body. Gives that of one call."""
+    function.opset_imports.setdefault("", model.opset_imports.get("", 1))
+    function.outputs.append(_again(function.graph, value))
+    result: ir.Value | None = None
+    for body in bodies(model):
+        for node in body.nodes():
+            if node.op_identifier() == function.identifier():
+                # a call may leave out trailing outputs: the new one keeps its place behind them
+                node.resize_outputs(len(function.outputs))
+                handed = node.outputs[-1]
+                handed.name, handed.type = f"{node.outputs[0].name}_gives_{len(node.outputs)}", value.type
+                result = handed if node is call else result
+    assert result is not None
+    return result
 
 
 def _hand_out(node: ir.Node, graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -66,11 +146,7 @@ def _hand_out(node: ir.Node, graph: ir.Graph, value: ir.Value) -> ir.Value:
         )
     if value.dtype is None or not isinstance(value.type, ir.TensorType):
         raise GraphoptError(f"the type of '{value.name}' is not known", "taps", "only tensors can be tapped")
-    given = ir.node("Identity", [value])  # the tensor itself may be an output already
-    given.outputs[0].type = value.type
-    given.outputs[0].name = f"{value.name}_given"
-    graph.append(given)
-    graph.outputs.append(given.outputs[0])
+    graph.outputs.append(_again(graph, value))
     if is_op(node, "If"):
         for branch in subgraphs(node):
             if branch is not graph:
@@ -78,7 +154,7 @@ def _hand_out(node: ir.Node, graph: ir.Graph, value: ir.Value) -> ir.Value:
                     "Constant", [], {"value": ir.tensor(np.zeros(0, value.dtype.numpy()), dtype=value.dtype)}
                 )
                 nothing.outputs[0].type = value.type
-                nothing.outputs[0].name = f"{value.name}_absent"
+                nothing.outputs[0].name = f"{value.name}_absent_{len(branch.outputs)}"
                 branch.append(nothing)
                 branch.outputs.append(nothing.outputs[0])
     for attribute in ("scan_output_axes", "scan_output_directions"):
@@ -87,5 +163,14 @@ def _hand_out(node: ir.Node, graph: ir.Graph, value: ir.Value) -> ir.Value:
             node.attributes.add(ir.AttrInt64s(attribute, axes))
     node.resize_outputs(len(node.outputs) + 1)
     result = node.outputs[-1]
-    result.name, result.type = f"{value.name}_out", value.type
+    result.name, result.type = f"{value.name}_out_{len(node.outputs)}", value.type
     return result
+
+
+def _again(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The tensor under a name of its own: it may be an output already."""
+    given = ir.node("Identity", [value])
+    given.outputs[0].type = value.type
+    given.outputs[0].name = f"{value.name}_given_{len(graph.outputs)}"
+    graph.append(given)
+    return given.outputs[0]

@@ -33,6 +33,9 @@ class Reference:
 
     Attributes:
         inputs, outputs: the signature.
+
+    Raises:
+        GraphoptError: the evaluator does not know the IR version or an operator in that version.
     """
 
     def __init__(self, source: Loadable, outputs: Sequence[str] | None = None) -> None:
@@ -47,7 +50,11 @@ class Reference:
         names = [str(item.name) for item in model.graph.outputs] if outputs is None else outputs
         self.outputs = tuple(known.get(name) or Port(name, "tensor", None, None) for name in names)
         self._name = source.name
-        self._evaluator = ReferenceEvaluator(proto)
+        try:
+            self._evaluator = ReferenceEvaluator(proto)
+        except Exception as error:
+            message = essence(f"{type(error).__name__}: {error}")
+            raise GraphoptError(f"onnx.reference cannot take it: {message}", f"loading {self._name}", "") from error
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """The outputs by name, for feeds that fit."""

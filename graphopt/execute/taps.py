@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir import load
 
-from .lifted import inner_tensors, lifted
+from .lifted import find_tensor, inner_tensors, lifted
 from .loadable import Loadable
 from .session import Evaluator, Session
 from .signature import Feeds
@@ -28,8 +28,8 @@ class Taps:
     """The inner tensors of one model.
 
     A tensor inside an If is an empty vector in runs that take the other branch; one inside a Loop or Scan is that of
-    all trips, stacked along a new first axis (``graphopt.execute.lifted``). What is inside a local function cannot
-    be tapped: it may be called in many places.
+    all trips, stacked along a new first axis. One inside a local function is addressed by the calls it lies in:
+    ``y/h`` is ``h`` in the call that computes ``y`` (``graphopt.execute.lifted``).
 
     Args:
         model: a path or a model in memory.
@@ -39,7 +39,6 @@ class Taps:
 
     Attributes:
         names: outputs of the main graph's nodes, in topological order.
-        inner: tensors inside If, Loop and Scan, whose names occur once.
     """
 
     def __init__(
@@ -52,27 +51,32 @@ class Taps:
     ) -> None:
         self._model = load(model) if isinstance(model, (str, Path)) else model
         self.names = tuple(output.name for node in self._model.graph for output in node.outputs if output.name)
-        self.inner = tuple(inner_tensors(self._model))
+        self._own = frozenset(self.names)
         self._source = Loadable(model)
         self._optimized = optimized
         self._threads = threads
         self._evaluator: Evaluator = evaluator
 
+    @property
+    def inner(self) -> Iterator[str]:
+        """Addresses of the tensors inside If, Loop, Scan and local functions."""
+        return inner_tensors(self._model)
+
     def session(self, names: Iterable[str]) -> Session:
         """A session whose outputs are these tensors, for many runs (calibration).
 
         Raises:
-            GraphoptError: a name is no tensor, or one inside a function.
+            GraphoptError: a name is no tensor, or is that of several.
         """
         wanted = list(dict.fromkeys(names))
-        inside = [name for name in wanted if name in self.inner]
-        unknown = sorted(set(wanted) - set(self.names) - set(inside))
-        if unknown:
-            raise GraphoptError(
-                f"there is no tensor '{unknown[0]}'",
-                self._source.name,
-                "tensors inside local functions, and names that occur twice, cannot be tapped",
-            )
+        inside = [name for name in wanted if name not in self._own]
+        for name in inside:
+            if find_tensor(self._model, name) is None:
+                raise GraphoptError(
+                    f"there is no tensor '{name}'",
+                    self._source.name,
+                    "inside a local function: 'output of the call/tensor'; names that occur twice cannot be tapped",
+                )
         return Session(
             Loadable(lifted(self._model, inside)) if inside else self._source,
             optimized=self._optimized,

@@ -96,7 +96,7 @@ def verify(
     """
     truth = Session(a, optimized=False, threads=threads)
     try:
-        other = Session(b, optimized=False, threads=threads, evaluator=truth.evaluator)
+        other = _beside(truth, b, threads)
     except GraphoptError as error:
         return Verdict(False, problems=(f"the second model does not load: {error.what}",), evaluator=truth.evaluator)
     problems = [
@@ -111,9 +111,9 @@ def verify(
         expected = truth.run(feed)
         if collected.feeds == 0:
             collected.leave_out(expected, truth.run(feed))
-        if other.evaluator != truth.evaluator:  # a kernel was missing only when it ran
-            other = Session(b, optimized=False, threads=threads, evaluator=truth.evaluator)
         try:
+            if collected.feeds == 0 and other.evaluator != truth.evaluator:  # a kernel was missing only when it ran
+                other = _beside(truth, b, threads)
             actual = other.run(feed)
         except GraphoptError as error:
             problem = f"the second model fails on feed {collected.feeds}: {error.what}"
@@ -125,6 +125,16 @@ def verify(
     if collected.feeds == 0:
         raise GraphoptError("there are no feeds to compare the models on", "verify", "give at least one feed")
     return collected.verdict(truth.evaluator)
+
+
+def _beside(truth: Session, b: ir.Model | str | Path, threads: int) -> Session:
+    """The second model in the evaluator of the first; in ONNX Runtime where the other one lacks its opset."""
+    try:
+        return Session(b, optimized=False, threads=threads, evaluator=truth.evaluator)
+    except GraphoptError:
+        if truth.evaluator == "onnxruntime":
+            raise
+        return Session(b, optimized=False, threads=threads, evaluator="onnxruntime")
 
 
 def allowances(expected: Feeds, given: Tolerance | None, rounding: Rounding | None) -> Tolerance | dict[str, Tolerance]:

@@ -10,7 +10,8 @@ on must be a fact:
 - the default of an overridable input is no fact about its elements;
 - what a Loop or Scan carries may change its shape from trip to trip: it has one only when it is proven invariant;
 - an If's output has a shape only when both branches have;
-- a local function knows of its inputs what all its calls agree on.
+- what a call of a local function returns follows from its body with that call's inputs;
+- inside, a local function knows of its inputs what all its calls agree on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _DECLARED_OUTPUTS = "graphopt.declared_output_shapes"
 _LONGEST_EXPRESSION = 200
 _SCAN_WITHOUT_BATCH = 9  # before, a Scan had a batch axis and a first input of its own
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
+_VISITS = 20  # nodes of local functions looked at for calls, as a multiple of all nodes: calls can nest exponentially
 
 
 def infer(model: ir.Model) -> list[ir.Node]:
@@ -55,11 +57,13 @@ def infer(model: ir.Model) -> list[ir.Node]:
         context.reserve_symbol_names(_symbols(main))  # a new size must not get the name of an input's
         for value in main.graph.inputs:
             _clean_input(context, value)
-        _Inference(context, failed).graph(main.graph, depth=0)
+        known = _Functions(functions, _VISITS * sum(1 for _ in nodes(model)))
+        _Inference(context, failed, known).graph(main.graph, depth=0)
     for body, calls in callers_first(functions, [main]):
+        _unbind(body)
         _bind_to_calls(body.graph, calls)
-        _Inference(context.create_child(body.opsets), failed).graph(body.graph, depth=0)
-    return failed
+        _Inference(context.create_child(body.opsets), failed, known).graph(body.graph, depth=0)
+    return list(dict.fromkeys(failed))
 
 
 def forget(model: ir.Model) -> None:
@@ -109,9 +113,20 @@ def _of_functions(model: ir.Model) -> Iterator[ir.Value]:
     """Inputs and results of local functions: their types follow from the calls, and a file declares few of them."""
     for body in bodies(model):
         if body.function is not None:
-            yield from body.graph.inputs
-            for node in body.nodes():
-                yield from node.outputs
+            yield from _typed_by_calls(body)
+
+
+def _typed_by_calls(body: Body) -> Iterator[ir.Value]:
+    yield from body.graph.inputs
+    for node in body.nodes():
+        yield from node.outputs
+
+
+def _unbind(body: Body) -> None:
+    """What another call has left behind."""
+    for value in _typed_by_calls(body):
+        _forget(value)
+        value.type = value.meta.get(_DECLARED_TYPE)
 
 
 def _forget(value: ir.Value) -> None:
@@ -188,12 +203,30 @@ def _is_long(dim: object) -> bool:
     return isinstance(dim, ir.SymbolicDim) and dim.value is not None and len(dim.value) > _LONGEST_EXPRESSION
 
 
+class _Functions:
+    """The local functions, and how many of their nodes may still be looked at."""
+
+    def __init__(self, functions: list[Body], visits: int) -> None:
+        self._bodies = {body.function.identifier(): body for body in functions if body.function is not None}
+        self._sizes = {key: sum(1 for _ in body.nodes()) for key, body in self._bodies.items()}
+        self._visits = visits
+
+    def body(self, node: ir.Node) -> Body | None:
+        """What the node calls; None for an operator, and when too much has been looked at."""
+        key = node.op_identifier()
+        if key not in self._bodies or self._sizes[key] > self._visits:
+            return None
+        self._visits -= self._sizes[key]
+        return self._bodies[key]
+
+
 class _Inference:
     """One body's traversal in topological order."""
 
-    def __init__(self, context: ShapeInferenceContext, failed: list[ir.Node]) -> None:
+    def __init__(self, context: ShapeInferenceContext, failed: list[ir.Node], functions: _Functions) -> None:
         self._context = context
         self._failed = failed
+        self._functions = functions
 
     def graph(self, graph: ir.Graph, depth: int) -> None:
         for node in graph:
@@ -202,6 +235,10 @@ class _Inference:
     def _node(self, node: ir.Node, depth: int) -> None:
         if is_op(node, "Loop", "Scan"):
             self._loop(node, depth)
+            return
+        called = self._functions.body(node)
+        if called is not None:
+            self._call(node, called)
             return
         branches = list(subgraphs(node))
         for branch in branches:
@@ -224,6 +261,14 @@ class _Inference:
         follow(self._context, node)
         if branches:
             self._keep_what_all_branches_know(node, branches)
+
+    def _call(self, node: ir.Node, body: Body) -> None:
+        _unbind(body)
+        _bind_to_calls(body.graph, [node])
+        _Inference(self._context.create_child(body.opsets), self._failed, self._functions).graph(body.graph, depth=0)
+        for output, result in zip(node.outputs, body.graph.outputs, strict=False):
+            output.type = result.type if result.type is not None else output.type
+            output.shape = result.shape
 
     def _numbers_are_ints(self, value: ir.Value) -> None:
         """SymPy simplifies 128 / 32 to a symbol of the name "4": make it the number 4."""

@@ -57,10 +57,44 @@ def test_an_if_inside_a_scan_is_reached_through_both():
     np.testing.assert_array_equal(found["a"], -found["c"])
 
 
-def test_what_is_inside_a_function_is_refused():
+def test_a_tensor_inside_a_function_is_addressed_by_its_call():
     model = ir.from_onnx_text(
-        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (float[2] y) { y = local.f(x) }
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (float[2] y, float[2] z) {
+             y = local.f(x)
+             z = local.f(y) }
            <domain: "local", opset_import: ["": 17]> f (a) => (c) { b = Neg(a) c = Exp(b) }"""
     )
-    with pytest.raises(GraphoptError, match="no tensor 'b'"):
-        Taps(model).session(["b"])
+    before = ir.to_proto(model).SerializeToString()
+    taps = Taps(model)
+    assert set(taps.inner) == {"y/b", "y/c", "z/b", "z/c"}
+    found = dict(taps.values({"x": np.array([1, 2], np.float32)}, ["z/b", "y/b", "y/c", "y", "z"]))
+    np.testing.assert_array_equal(found["y/b"], [-1, -2])
+    np.testing.assert_array_equal(found["z/b"], -found["y"])
+    np.testing.assert_array_equal(found["y/c"], found["y"])
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_calls_within_calls_and_branches_are_reached():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x, bool p) => (float[2] y) {
+             y = local.outer(x, p) }
+           <domain: "local", opset_import: ["": 17, "local": 1]> outer (a, q) => (c) {
+             b = local.inner(a)
+             c = If (q) <then_branch = t () => (u) { d = local.inner(b) u = Exp(d) },
+                         else_branch = e () => (v) { v = Abs(b) }> }
+           <domain: "local", opset_import: ["": 17]> inner (i) => (k) { j = Neg(i) k = Add(j, j) }"""
+    )
+    taps = Taps(model)
+    assert set(taps.inner) == {"y/b", "y/b/j", "y/b/k", "y/c", "y/d", "y/d/j", "y/d/k", "y/u", "y/v"}
+    feeds = {"x": np.array([1, 2], np.float32), "p": np.array(True)}
+    found = dict(taps.values(feeds, ["y/b/j", "y/d/j", "y/u", "y/v"]))
+    np.testing.assert_array_equal(found["y/b/j"], [-1, -2])
+    np.testing.assert_array_equal(found["y/d/j"], [2, 4])
+    np.testing.assert_array_equal(found["y/u"], np.exp(np.float32([4, 8])))
+    assert found["y/v"].shape == (0,)
+
+
+def test_a_name_that_is_no_tensor_is_refused():
+    model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    with pytest.raises(GraphoptError, match="no tensor 'y/b'"):
+        Taps(model).session(["y/b"])

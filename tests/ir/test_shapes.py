@@ -294,3 +294,33 @@ def test_elements_cast_to_truth_values_are_no_numbers_any_more():
     )
     assert infer(model) == []
     assert known_ints(model.graph.outputs[0]) is None
+
+
+def test_a_call_gives_what_its_function_makes_of_its_own_inputs():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+           g (float[2, 3] x, double[4] z) => (y, u) { y = local.f(x) u = local.f(z) }
+           <domain: "local", opset_import: ["": 17]> f (a) => (c) { b = Neg(a) c = Concat<axis = 0>(b, b) }"""
+    )
+    infer(model)
+    first, second = model.graph.outputs
+    assert (dims(first), first.dtype) == ((4, 3), ir.DataType.FLOAT)
+    assert (dims(second), second.dtype) == ((8,), ir.DataType.DOUBLE)
+    inner = next(iter(model.functions.values())).outputs[0]
+    assert (dims(inner), inner.dtype) == (None, None)
+
+
+def test_calls_that_nest_exponentially_end_soon():
+    depth = 40
+    functions = "".join(
+        f'<domain: "local", opset_import: ["": 17, "local": 1]> f{i} (a) => (c) {{ '
+        f"b = local.f{i + 1}(a) c = local.f{i + 1}(b) }}"
+        for i in range(depth)
+    )
+    model = ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (y) { y = local.f0(x) }'
+        + functions
+        + f'<domain: "local", opset_import: ["": 17]> f{depth} (a) => (c) {{ c = Neg(a) }}'
+    )
+    assert infer(model) == []
+    assert dims(model.graph.outputs[0]) is None

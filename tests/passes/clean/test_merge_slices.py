@@ -107,10 +107,10 @@ def test_before_version_10_the_bounds_are_attributes(rewrites):
 
 def test_in_a_loop_body_and_a_function(rewrites):
     model = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
-        g (float[6] x) => (u) <int64 m = {{1}}, bool c = {{1}}> {{
+        g (float[6] x) => (u, d) <int64 m = {{1}}, bool c = {{1}}> {{
           d = local.f(x)
           u = Loop (m, c) <body = l (int64 i, bool go) => (bool stay, float[2] w) {inits} {{
-            stay = Identity(go) v = Abs(d) {body} w = Relu(b) }}>
+            stay = Identity(go) v = Abs(x) {body} w = Relu(b) }}>
         }}
         <domain: "local", opset_import: ["": 17]>
         f (v) => (w) {{ {function} w = Relu(b) }}"""
