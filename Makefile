@@ -33,7 +33,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-## fuzz: random whole graphs, for as long as it takes: make fuzz FUZZ=20000 FROM=100000
+## fuzz: random whole graphs, for as long as it takes: make fuzz FUZZ=20000 FROM=7
 fuzz: $(VENV)/.tested
 	GRAPHOPT_FUZZ=$(FUZZ) GRAPHOPT_FUZZ_FROM=$(FROM) $(BIN)/python -m pytest tests/fuzz -n $(JOBS) $(ARGS)
 

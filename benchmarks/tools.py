@@ -112,6 +112,44 @@ def onnxscript(source: Path, result: Path) -> str:
     return ""
 
 
+def onnxsim_ort(source: Path, result: Path) -> str:
+    """onnxsim, then ``onnxscript.rewriter.ort_fusions.optimize_for_ort``: the fewest nodes of all peers."""
+    import onnx
+    import onnx_ir
+    import onnxsim as peer
+    from onnxscript.rewriter.ort_fusions import optimize_for_ort
+
+    simple, _ = peer.simplify(onnx.load(str(source)), check_n=0)
+    model, _ = optimize_for_ort(onnx_ir.from_proto(simple))
+    onnx_ir.save(model, str(result))
+    return ""
+
+
+def ort_extended(source: Path, result: Path) -> str:
+    """What ONNX Runtime makes of it at load, level "extended", saved."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(result)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    return ""
+
+
+def ort_transformers(source: Path, result: Path) -> str:
+    """``onnxruntime.transformers.optimizer`` with the model type that the file's name says, else bert."""
+    import logging
+
+    from onnxruntime.transformers import optimizer
+
+    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    family = source.stem.split(".")[0]
+    kind = family if family in ("gpt2", "t5", "clip", "vit") and family in optimizer.MODEL_TYPES else "bert"
+    optimizer.optimize_model(str(source), model_type=kind).save_model_to_file(str(result))
+    return ""
+
+
 TOOLS: Mapping[str, Tool] = {
     tool.name: tool
     for tool in (
@@ -121,9 +159,21 @@ TOOLS: Mapping[str, Tool] = {
         Tool("onnxslim", "onnxslim", "onnxslim"),
         Tool("onnxsim", "onnxsim", "onnxsim"),
         Tool("onnxscript", "onnxscript", "onnxscript"),
+        Tool("onnxsim+ort", "onnxsim", "onnxsim_ort"),
+        Tool("ort-extended", "onnxruntime", "ort_extended"),
+        Tool("ort-transformers", "onnxruntime", "ort_transformers"),
     )
 }
 """Every tool by name."""
 
-USUAL = ("graphopt", "graphopt-x86", "onnxslim", "onnxsim", "onnxscript")
+USUAL = (
+    "graphopt",
+    "graphopt-x86",
+    "onnxslim",
+    "onnxsim",
+    "onnxscript",
+    "onnxsim+ort",
+    "ort-extended",
+    "ort-transformers",
+)
 """What runs when nothing is asked for."""

@@ -13,12 +13,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import sympy
-from graphs import Fuzzed
+from values import Fuzzed
 
 from graphopt.errors import GraphoptError
 from graphopt.execute import Taps
 from graphopt.ir import dims, infer, known_ints, load, save
-from graphopt.pipeline import PassManager, Recipe
+from graphopt.pipeline import Context, PassManager, Recipe
+from graphopt.target import Target
 
 Feed = Mapping[str, np.ndarray]
 _LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # ONNX Runtime packs constant weights: other kernels, other sums
@@ -33,12 +34,13 @@ class Unusable(Exception):
     """The generator's graph does not run in ONNX Runtime: nothing to compare with."""
 
 
-def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
+def judge(fuzzed: Fuzzed, folder: Path, recipe: str, target: Target) -> list[str]:
     """Optimise a graph and compare.
 
     Args:
         fuzzed: the graph and its feeds.
         folder: for the files.
+        target: what the recipe is for.
         recipe: ``clean`` has to give the same bits, everything else the same up to rounding.
 
     Returns:
@@ -47,16 +49,17 @@ def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
     Raises:
         Unusable: the original runs on none of the feeds.
     """
-    source, target = folder / "before.onnx", folder / "after.onnx"
+    context = Context(target=target)
+    source, after_path = folder / "before.onnx", folder / "after.onnx"
     onnx.save(fuzzed.model, source)
     expected = _expected(fuzzed.model, fuzzed.feeds)
     if not expected:
         raise Unusable
-    model, outcomes = PassManager(parsed(recipe), verify="off").run(load(source))
+    model, outcomes = PassManager(parsed(recipe), verify="off").run(load(source), context)
     problems = [f"{outcome.name} failed: {outcome.failed}" for outcome in outcomes if outcome.failed]
     problems += [f"{step.name} left out {step.left_out}" for step in outcomes if step.left_out]
-    save(model, target)
-    after = onnx.load(target)
+    save(model, after_path)
+    after = onnx.load(after_path)
     try:
         onnx.checker.check_model(after)
     except onnx.checker.ValidationError as error:
@@ -65,12 +68,12 @@ def judge(fuzzed: Fuzzed, folder: Path, recipe: str) -> list[str]:
         problems.append(f"interface: {_interface(fuzzed.model)} became {_interface(after)}")
     exact = recipe == "clean" and not _LINEAR & set(operators(fuzzed.model))
     problems += _differences(fuzzed.model, after, fuzzed.feeds, expected, exact=exact)
-    again, second = PassManager(parsed(recipe), verify="off").run(load(target))
+    again, second = PassManager(parsed(recipe), verify="off").run(load(after_path), context)
     problems += [f"second application, {step.name}: {step.changed[0]}" for step in second if step.changed]
     del again
     feeds = [fuzzed.feeds[index] for index in expected]
     problems += [f"before, {line}" for line in wrong_facts(source, feeds)]
-    problems += [f"after, {line}" for line in wrong_facts(target, feeds)]
+    problems += [f"after, {line}" for line in wrong_facts(after_path, feeds)]
     return problems
 
 
