@@ -46,11 +46,11 @@ CONSTANT_INPUTS_BEFORE = 4
 class SparseTensor(ir.Tensor[Any]):
     """A sparse initialiser: an ordinary tensor to every reader, made dense when it is read, saved sparse."""
 
-    def __init__(self, proto: onnx.SparseTensorProto) -> None:
+    def __init__(self, proto: onnx.SparseTensorProto, name: str | None = None) -> None:
         values = proto.values
         self.proto = proto
         super().__init__(
-            _Dense(proto), ir.DataType(values.data_type), shape=ir.Shape(tuple(proto.dims)), name=values.name
+            _Dense(proto), ir.DataType(values.data_type), shape=ir.Shape(tuple(proto.dims)), name=name or values.name
         )
 
 

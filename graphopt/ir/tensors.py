@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from .carried import SparseTensor
 from .walk import graphs
 
 
@@ -28,6 +29,8 @@ def detached(tensor: ir.TensorProtocol, name: str | None = None) -> ir.TensorPro
             metadata_props=dict(tensor.metadata_props),
             base_dir=tensor.base_dir,
         )
+    if isinstance(tensor, SparseTensor):
+        return SparseTensor(tensor.proto, name)
     if isinstance(tensor, ir.StringTensor):
         return ir.StringTensor(tensor.raw, shape=tensor.shape, name=name)
     read = tensor.raw if isinstance(tensor, ir.LazyTensor) else lambda: tensor

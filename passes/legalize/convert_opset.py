@@ -27,22 +27,25 @@ class ConvertOpset(Pass):
 
     Attributes:
         version: the opset to convert to, 13 or newer to go down; 0 leaves the model as it is.
+        at_least: raise a lower opset to this one, for the operators that came with it; a higher one stays.
     """
 
     name: ClassVar[str] = "convert-opset"
     fidelity: ClassVar[Fidelity] = Fidelity.NUMERIC
     version: int = 0
+    at_least: int = 0
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for the model."""
-        now = model.opset_imports.get("", 0)
-        if self.version in (0, now):
-            yield Site("model", f"it has opset {now}")
+        now = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        wanted = max(self.version or now, self.at_least)
+        if now in (0, wanted):
+            yield Site("model", f"it has opset {now}" if now else "it has no operators of the standard domain")
             return
         converted = copy_model(model)
         try:
-            convert_opset(converted, self.version)
+            convert_opset(converted, wanted)
         except GraphoptError as error:
             yield Site("model", f"it stays at opset {now}: {error.what} ({error.where})")
             return
-        yield Site("model", f"converted from opset {now} to {self.version}", lambda: adopt(model, converted))
+        yield Site("model", f"converted from opset {now} to {wanted}", lambda: adopt(model, converted))
