@@ -1,26 +1,16 @@
-"""The cache folder, and files in it that are there whole or not at all."""
+"""Files in the cache folder that are there whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-import sys
 from pathlib import Path
 
 from graphopt.errors import GraphoptError
+from graphopt.local import cache_folder
 
-
-def cache_folder() -> Path:
-    """``$GRAPHOPT_CACHE``, or the folder the operating system keeps for caches."""
-    if given := os.environ.get("GRAPHOPT_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        return base / "graphopt" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "graphopt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphopt"
+__all__ = ["cache_folder", "is_intact", "place"]
 
 
 def is_intact(path: Path, size: int, sha256: str) -> bool:

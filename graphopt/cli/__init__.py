@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, choices, demo, export, inspect, models, optimize, report, verify
+from . import bench, choices, demo, export, inspect, models, optimize, profile_target, report, verify
 
 __all__ = ["app", "main"]
 
@@ -43,6 +43,7 @@ app.command("demo")(demo.demo)
 app.command("passes")(choices.passes)
 app.command("targets")(choices.targets)
 app.command("recipes")(choices.recipes)
+app.command("profile-target")(profile_target.profile_target)
 app.add_typer(models.app, name="models")
 app.command("export")(export.export)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,22 @@ def open_data(path: Path | None) -> CalibrationData | None:
     from graphopt.calibrate.data import CalibrationData
 
     return CalibrationData.open(path)
+
+
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def byte_size(text: str, where: str) -> int:
+    """``1024``, ``100KB``, ``1 MiB`` as bytes.
+
+    Raises:
+        GraphoptError: it is no size.
+    """
+    found = re.fullmatch(r"([0-9]+)\s*([A-Za-z]*)", text.strip())
+    unit = found.group(2).upper() if found is not None else ""
+    if found is None or unit not in _BYTES:
+        raise GraphoptError(f"'{text}' is no size", where, "write 0, 4096, 100KB or 1MiB", usage=True)
+    return int(found.group(1)) * _BYTES[unit]
 
 
 def sizes(text: list[str] | None) -> dict[str, int]:

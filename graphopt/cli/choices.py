@@ -9,7 +9,7 @@ import typer
 from .screen import Screen
 
 if TYPE_CHECKING:
-    from graphopt.flows.listing import PassInfo
+    from graphopt.flows.listing import PassInfo, TargetInfo
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)]
 
@@ -57,24 +57,47 @@ def _show_pass(screen: Screen, item: PassInfo) -> None:
     screen.table(("option", "type", "default", "meaning"), rows)
 
 
-def targets() -> None:
-    """List where a model can be meant to run, with the runtime and recipe of each."""
-    from graphopt.flows.listing import list_targets
+def targets(name: Name = None) -> None:
+    """List where a model can be meant to run, or show one with what was measured of its fused operators."""
+    from graphopt.flows.listing import about_target, list_targets
+
+    from .profile_target import profile_table
 
     screen = Screen()
+    if name is not None:
+        item = about_target(name)
+        _show_target(screen, item)
+        if item.target.profile:
+            screen.line()
+            profile_table(screen, item.target.profile)
+            screen.line()
+            screen.line("ratio: time of the form divided by that of what it stands for", style="dim")
+        return
     for item in list_targets():
-        target = item.target
-        screen.line(f"{target.name}{'  (this machine)' if item.is_host else ''}", style="bold")
-        screen.indented(target.summary, 2)
-        screen.fact("  runs in", f"{target.runtime}, {target.provider}")
-        screen.fact("  recipe", "; ".join(f"{phase}: {text}" for phase, text in item.phases))
-        if target.forms:
-            screen.fact("  likes", ", ".join(sorted(target.forms)))
-        if target.disabled_optimizers:
-            screen.fact("  without", ", ".join(target.disabled_optimizers))
-        if target.isa:
-            screen.fact("  has", " ".join(sorted(target.isa)))
+        _show_target(screen, item)
         screen.line()
+    screen.line("`graphopt targets NAME` shows what was measured of one.", style="dim")
+
+
+def _show_target(screen: Screen, item: TargetInfo) -> None:
+    from .profile_target import machine_words
+
+    target = item.target
+    screen.line(f"{target.name}{'  (this machine)' if item.is_host else ''}", style="bold")
+    screen.indented(target.summary, 2)
+    screen.fact("  runs in", f"{target.runtime}, {target.provider}")
+    screen.fact("  recipe", "; ".join(f"{phase}: {text}" for phase, text in item.phases))
+    if target.domains != frozenset({""}):
+        screen.fact("  takes", ", ".join(domain or "ONNX" for domain in sorted(target.domains)))
+    if target.forms:
+        screen.fact("  likes", ", ".join(sorted(target.forms)))
+    screen.fact("  profile", machine_words(target.profile))
+    for note in target.notes:
+        screen.fact("  note", note, "yellow")
+    if target.disabled_optimizers:
+        screen.fact("  without", ", ".join(target.disabled_optimizers))
+    if target.isa:
+        screen.fact("  has", " ".join(sorted(target.isa)))
 
 
 def recipes(name: Name = None) -> None:

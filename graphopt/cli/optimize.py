@@ -11,7 +11,17 @@ import typer
 
 from graphopt.errors import GraphoptError
 
-from .arguments import DataOption, JsonOption, Model, RunsOption, SeedOption, TargetOption, ThreadsOption, open_data
+from .arguments import (
+    DataOption,
+    JsonOption,
+    Model,
+    RunsOption,
+    SeedOption,
+    TargetOption,
+    ThreadsOption,
+    byte_size,
+    open_data,
+)
 from .screen import Screen
 from .watch import Watch, outcome_table
 from .words import allowance, change, count, plural, size, small
@@ -41,6 +51,22 @@ def optimize(
         Literal["end", "each", "off"],
         typer.Option("--verify", help="Compare with the original: once at the end, after each pass, or not at all."),
     ] = "end",
+    input_layout: Annotated[
+        Literal["keep", "nchw", "nhwc"],
+        typer.Option("--input-layout", help="Take images with their channels last (nhwc) or first (nchw)."),
+    ] = "keep",
+    output_layout: Annotated[
+        Literal["keep", "nchw", "nhwc"], typer.Option("--output-layout", help="The same for what the model gives.")
+    ] = "keep",
+    external_data: Annotated[
+        str | None,
+        typer.Option(
+            "--external-data",
+            metavar="SIZE",
+            help="Write weights above that size (0, 100KB, 1MiB) into OUT.data; by default only those of large models.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say for every place that was kept why, grouped by reason.")
@@ -73,7 +99,18 @@ def optimize(
         from graphopt.flows.optimize import optimize as run
 
         with Watch(screen) as watch:
-            request = Request(recipe, target, open_data(data), verify, strict, seed, events=watch.event)
+            request = Request(
+                recipe,
+                target,
+                open_data(data),
+                verify,
+                strict,
+                seed,
+                events=watch.event,
+                input_layout=input_layout,
+                output_layout=output_layout,
+                external_above=None if external_data is None else byte_size(external_data, "--external-data"),
+            )
             place = None if dry_run else output
             if not report:
                 result, recorded = run(model, place, request), None
@@ -101,6 +138,9 @@ def show(screen: Screen, result: Optimized, source: Path, output: Path | None, *
     before, after, outcomes = result.before, result.after, result.outcomes
     outcome_table(screen, outcomes)
     screen.fact("nodes", _change(before.nodes, after.nodes, count))
+    moves = before.operators.get("Transpose", 0), after.operators.get("Transpose", 0)
+    if moves[0] != moves[1]:
+        screen.fact("transpose", f"{count(moves[0])} -> {count(moves[1])} nodes")
     screen.fact("weights", _change(before.bytes, after.bytes, size))
     if output is not None:
         screen.fact("file", _change(file_bytes(source), file_bytes(output), size))

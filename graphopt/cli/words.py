@@ -78,6 +78,8 @@ def decibels(value: float) -> str:
 
 def allowance(tolerance: Tolerance) -> str:
     """What a tolerance allows: ``5 % of the largest value``, ``no difference``."""
+    if tolerance.sqnr_db is not None:
+        return str(tolerance)
     parts = [
         f"{_percent(tolerance.scale)} of the largest value" if tolerance.scale else "",
         f"{_percent(tolerance.rtol)} of each value" if tolerance.rtol else "",

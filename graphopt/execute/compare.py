@@ -223,6 +223,10 @@ def _floats(name: str, expected: np.ndarray, actual: np.ndarray, allowed: Tolera
     beyond = error - limit
     at = _index(int(np.argmax(np.where(error > 0, beyond, -math.inf))), shape)
     largest = float(error.max())
+    if allowed.sqnr_db is not None:
+        reason = "" if sqnr >= allowed.sqnr_db else f"its error is {sqnr:.1f} dB below it, not {allowed.sqnr_db:.1f} dB"
+        at = _index(int(np.argmax(error)), shape)
+        return Difference(name, label, shape, not reason, largest, relative, sqnr, at, 0.0, reason, allowed)
     ok = bool(np.all(error <= limit))
     limit_there = float(limit[at])
     reason = (

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from graphopt.local import processor
+
 _PACKAGES = ("graphopt", "onnx", "onnx-ir", "onnxruntime", "numpy")
 _FEATURES = (
     "sse4_1",
@@ -45,9 +47,9 @@ def machine() -> dict[str, Any]:
     """
     import psutil
 
-    model, flags = _cpu()
+    flags = _flags()
     return {
-        "cpu": model,
+        "cpu": processor(),
         "cores": cores(),
         "isa": [feature for feature in _FEATURES if feature in flags],
         "memory": psutil.virtual_memory().total,
@@ -79,18 +81,15 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _cpu() -> tuple[str, frozenset[str]]:
-    """Model name and instruction-set flags; the flags are known on Linux only."""
-    name, flags = "", frozenset[str]()
+def _flags() -> frozenset[str]:
+    """The instruction-set flags; known on Linux only."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():
             key, _, rest = line.partition(":")
-            if key.strip() == "model name" and not name:
-                name = rest.strip()
-            if key.strip() in ("flags", "Features") and not flags:
-                flags = frozenset(rest.split())
-    return name or platform.processor() or platform.machine(), flags
+            if key.strip() in ("flags", "Features"):
+                return frozenset(rest.split())
+    return frozenset()
 
 
 def _versions() -> dict[str, str]:

@@ -36,7 +36,11 @@ NOISE = 0.02
 
 _SLOT = 0.002  # seconds: shorter runs are repeated within a round, so that the clock and the loop do not count
 _MOST_ROUNDS = 2001
-_STOP_SPINNING = "session.force_spinning_stop"  # or the threads of the one session spin while the other one runs
+_WARM = 0.2  # seconds
+_PLACEMENTS = 5
+
+STOP_SPINNING = {"session.force_spinning_stop": "1"}
+"""Session configuration for measuring in turns: or the threads of one session spin while the other one runs."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def _plan(item: Candidate, file: Path, threads: int) -> dict[str, Any]:
         "threads": threads,
         "provider": item.provider,
         "provider_options": dict(item.provider_options),
-        "config": {_STOP_SPINNING: "1", **item.config},
+        "config": {**STOP_SPINNING, **item.config},
         "disabled_optimizers": tuple(item.disabled_optimizers),
         "evaluator": "onnxruntime",
     }
@@ -219,18 +223,62 @@ def _into_page_cache(path: Path) -> None:
 def _alternate(
     plans: list[dict[str, Any]], feeds: list[dict[str, Any]], min_seconds: float, rounds: int, seed: int
 ) -> list[list[float]]:
-    """Seconds of one run, for each candidate and round; runs in a child that holds all sessions."""
-    sessions = [Session(plan["file"], **plan["session"]) for plan in plans]
+    """Seconds of one run, for each candidate and round; runs in a child that holds all sessions.
+
+    Where a session's memory happens to lie can be worth several per cent (the same graph loaded twice differs by as
+    much), so the sessions are made anew, in another order, a few times.
+    """
+    times: list[list[float]] = [[] for _ in plans]
+    for placement in range(_PLACEMENTS):
+        order = list(range(len(plans)))
+        random.Random(seed + placement).shuffle(order)
+        sessions = {index: Session(plans[index]["file"], **plans[index]["session"]) for index in order}
+        found = alternate(
+            [sessions[index] for index in range(len(plans))],
+            feeds,
+            min_seconds=min_seconds / _PLACEMENTS,
+            rounds=math.ceil(rounds / _PLACEMENTS),
+            seed=seed + placement,
+        )
+        for series, more in zip(times, found, strict=True):
+            series.extend(more)
+    return times
+
+
+def alternate(
+    sessions: Sequence[Session],
+    feeds: Sequence[Feeds],
+    *,
+    min_seconds: float,
+    rounds: int,
+    seed: int = 0,
+    warm_seconds: float = _WARM,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Run sessions in turns, within this process; ``paired_ratio`` compares what comes of it.
+
+    Args:
+        sessions: best made with ``STOP_SPINNING``.
+        feeds: used in turn, the same for all sessions within a round.
+        min_seconds: measure at least this long for each session.
+        rounds: measure at least as many rounds.
+        seed: of the order within the rounds.
+        warm_seconds: run each session as long before.
+        clock: seconds; ``time.thread_time`` leaves out what other processes take, where all work is done in the
+            calling thread.
+
+    Returns:
+        seconds of one run, for each session and round.
+    """
     ready = [[session.prepared(feed) for feed in feeds] for session in sessions]
-    slots = [_warm(runs[0]) for runs in ready]
+    slots = [_warm(runs[0], warm_seconds) for runs in ready]
     order = list(range(len(sessions)))
     shuffle = random.Random(seed).shuffle
     times: list[list[float]] = [[] for _ in sessions]
-    clock = time.perf_counter
     gc.collect()
     gc.disable()
-    started, turn = clock(), 0
-    while turn < rounds or (clock() - started < min_seconds * len(sessions) and turn < _MOST_ROUNDS):
+    until, turn = time.perf_counter() + min_seconds * len(sessions), 0
+    while turn < rounds or (time.perf_counter() < until and turn < _MOST_ROUNDS):
         shuffle(order)
         for index in order:
             run, repeats = ready[index][turn % len(feeds)], slots[index]
@@ -243,9 +291,9 @@ def _alternate(
     return times
 
 
-def _warm(run: Callable[[], object]) -> int:
+def _warm(run: Callable[[], object], seconds: float) -> int:
     """Run until times have settled; returns how many runs fill a slot."""
-    best, until, count = math.inf, time.perf_counter() + 0.2, 0
+    best, until, count = math.inf, time.perf_counter() + seconds, 0
     while count < 3 or (time.perf_counter() < until and count < 50):
         begin = time.perf_counter()
         run()

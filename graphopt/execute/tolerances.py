@@ -45,12 +45,15 @@ class Tolerance:
         scale: relative to S.
         integers: how far integers may be apart; 0 asks for equality (1 suits quantised tensors, whose
             rounding may fall to the other side).
+        sqnr_db: for floating-point outputs, in place of all that: the least ratio of the output's energy to
+            its error's, in decibels.
     """
 
     rtol: float = 0.0
     atol: float = 0.0
     scale: float = 0.0
     integers: int = 0
+    sqnr_db: float | None = None
 
     @property
     def exact(self) -> bool:
@@ -60,6 +63,8 @@ class Tolerance:
     def __str__(self) -> str:
         if self.exact:
             return "exact"
+        if self.sqnr_db is not None:
+            return f"an error {self.sqnr_db:.3g} dB below the output"
         parts = [
             (self.scale, "of the largest"),
             (self.rtol, "relative"),

@@ -89,16 +89,22 @@ def about_pass(name: str) -> PassInfo:
 
 
 def list_targets() -> list[TargetInfo]:
-    """Every preset; the host's with its instruction sets."""
-    here = host().name
-    return [
-        TargetInfo(
-            find_target(name),
-            name == here,
-            tuple((phase, target.pipeline[phase]) for phase in PHASES if target.pipeline.get(phase)),
-        )
-        for name, target in targets().items()
-    ]
+    """Every preset with its profile; the host's with its instruction sets."""
+    return [about_target(name) for name in targets()]
+
+
+def about_target(name: str) -> TargetInfo:
+    """One target.
+
+    Raises:
+        GraphoptError: there is none of that name; the hint names the nearest.
+    """
+    try:
+        target = find_target(name)
+    except GraphoptError as error:
+        raise GraphoptError(error.what, "graphopt targets", error.hint, usage=error.usage) from None
+    phases = tuple((phase, target.pipeline[phase]) for phase in PHASES if target.pipeline.get(phase))
+    return TargetInfo(target, name == host().name, phases)
 
 
 def list_recipes() -> list[RecipeInfo]:

@@ -83,6 +83,10 @@ class Request:
         seed: of the random feeds.
         isolate: try the model in a child process first, so that one that kills the runtime is an error, not a crash.
         events: hears what happens.
+        input_layout: ``nhwc`` or ``nchw`` to have the model take its images so; ``keep`` as they are.
+        output_layout: the same for what it gives.
+        external_above: write weights of more bytes than that into ``<output>.data``; None does so for large models and
+            those that came with external data.
     """
 
     recipe: str | None = None
@@ -93,6 +97,9 @@ class Request:
     seed: int = 0
     isolate: bool = True
     events: Events = field(default=silent, repr=False)
+    input_layout: str = "keep"
+    output_layout: str = "keep"
+    external_above: int | None = None
 
 
 def optimize(
@@ -128,6 +135,8 @@ def optimize(
     if data is not None and request.verify != "off":
         refuse_nan(data)
     say = request.events
+    for note in target.notes:
+        say(Event("note", {"text": note}))
     say(Event("progress", {"stage": "start", "nodes": before.nodes, "passes": list(map(str, recipe.passes))}))
     if request.isolate and path is not None:
         say(Event("progress", {"stage": "trying the model in a child process"}))
@@ -151,7 +160,7 @@ def optimize(
         say(Event("verify", outcomes.verdict.as_json()))
     if output is not None:
         say(Event("progress", {"stage": "writing", "path": str(output)}))
-        save(model, Path(output))
+        save(model, Path(output), external_above=request.external_above)
     return result
 
 
@@ -165,8 +174,13 @@ def _read_once(loaded: ir.Model, path: Path) -> Callable[[], ir.Model]:
 
 
 def read_recipe(request: Request, target: Target) -> Recipe:
-    """The recipe that was asked for, or the target's own."""
-    return Recipe.read(request.recipe if request.recipe is not None else target.recipe)
+    """The recipe that was asked for, or the target's own; where a layout was, what changes it stands at the end."""
+    recipe = Recipe.read(request.recipe if request.recipe is not None else target.recipe)
+    if (request.input_layout, request.output_layout) == ("keep", "keep"):
+        return recipe
+    options = f'inputs="{request.input_layout}", outputs="{request.output_layout}"'
+    layout = Recipe.parse(f"set-io-layout{{{options}}}, place-transposes")
+    return Recipe((*recipe.passes, *layout.passes))
 
 
 def refuse_nan_weights(model: ir.Model, verdict: Verdict) -> None:

@@ -93,7 +93,7 @@ def optimize_on_record(
         save(done.model, folder.model)
         benchmark, unmeasured = _measure(source, folder, request, threads, seconds)
         if output is not None:
-            save(done.model, Path(output))
+            save(done.model, Path(output), external_above=request.external_above)
         folder.finish(output=None if output is None else str(output), unmeasured=unmeasured)
     except GraphoptError as error:
         folder.finish(error=str(error))

@@ -42,7 +42,8 @@ def new_initializer(graph: ir.Graph, elements: np.ndarray | np.generic | ir.Tens
         name = f"{hint}_{count}"
         count += 1
     if isinstance(elements, (np.ndarray, np.generic)):
-        tensor: ir.TensorProtocol = ir.tensor(np.ascontiguousarray(elements).reshape(elements.shape))
+        array: np.ndarray = np.ascontiguousarray(elements).reshape(elements.shape)
+        tensor: ir.TensorProtocol = ir.Tensor(array) if array.dtype.kind in "biuf" else ir.tensor(array)
     else:
         tensor = detached(elements)
     value = ir.Value(

@@ -16,10 +16,13 @@ from .facts import array, dims, is_op
 from .sound import slice_cuts, taken
 
 _LONGEST = 64
+_FOLLOWED = frozenset(("Cast", "ConstantOfShape", "Slice", "Where"))
 
 
 def follow(context: ShapeInferenceContext, node: ir.Node) -> None:
     """Note the elements, or the shape, of the node's output where they can be told."""
+    if node.op_type not in _FOLLOWED:
+        return
     if is_op(node, "ConstantOfShape"):
         _fill(context, node)
     elif is_op(node, "Where") and len(node.inputs) == 3:

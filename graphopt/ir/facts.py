@@ -44,10 +44,10 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def _constant_of(node: ir.Node) -> ir.TensorProtocol | None:
     """The tensor of a Constant node; None for a sparse one."""
-    for name, item in node.attributes.items():
+    for name, item in node.attributes.data.items():
         match name:
             case "value":
-                return item.as_tensor()
+                return item.value  # as_tensor() would try every property of the tensor first
             case "value_float" | "value_floats":
                 return ir.tensor(np.array(item.value, dtype=np.float32))
             case "value_int" | "value_ints":
@@ -107,7 +107,7 @@ def dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
     shape = tensor.shape if tensor is not None else value.shape
     if shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape.dims)
+    return tuple([dim if isinstance(dim, int) else dim.value for dim in shape])
 
 
 def rank(value: ir.Value | None) -> int | None:
@@ -141,4 +141,7 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
 
 def has_reference(node: ir.Node) -> bool:
     """True when an attribute is a parameter of the enclosing local function: its value depends on the call."""
-    return any(item.is_ref() for item in node.attributes.values())
+    for item in node.attributes.data.values():  # noqa: SIM110  asked of every node
+        if item.is_ref():
+            return True
+    return False

@@ -45,13 +45,19 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         return from_proto(read_proto(path), path)
 
 
-def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def save(model: ir.Model, path: str | os.PathLike[str], *, external_above: int | None = None) -> None:
     """Save a model, whole or not at all; the model in memory stays as it is and usable.
 
     Weights go to ``<name>.data`` beside the model, streamed, when the model was loaded with external data or
     when they are more than 1.9 GB; tensors up to 1 KiB stay inside. The same model gives the same bytes. A
     model may be written onto the files it was loaded from. The data file is put into place just before the
     model file; a power cut between these two renames leaves the old model with the new data.
+
+    Args:
+        model: the model.
+        path: of the model file.
+        external_above: put every tensor of more bytes than that into the data file, however small the model is, and
+            leave the others inside; None decides as said above.
 
     Raises:
         GraphoptError: the folder is missing or read-only, the disk is full, or the model holds something that
@@ -61,7 +67,11 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     if target.endswith(SYNTAX_SUFFIX):
         raise GraphoptError("the ONNX text syntax cannot hold every model", target, "save as .onnx or .textproto")
     with placed(path), Staging() as staging:
-        proto, layout = serialize(model, os.path.basename(target) + ".data")
+        location = os.path.basename(target) + ".data"
+        if external_above is None:
+            proto, layout = serialize(model, location)
+        else:
+            proto, layout = serialize(model, location, outside=True, above=external_above)
         content = _encode(proto, target)
         if layout:
             data = os.path.join(os.path.dirname(target), layout.location)

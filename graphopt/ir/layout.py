@@ -24,7 +24,9 @@ from .external_data import MappedTensor
 from .walk import graphs
 
 _CHUNK = 8 << 20
-_SMALL = 1024
+SMALL = 1024
+"""Bytes of a tensor that always stays inside the model file, unless another limit is asked for."""
+
 _PAGE = 4096
 _PAGED_FROM = 64 << 10
 _ALIGNMENT = 64
@@ -90,9 +92,9 @@ class Layout:
         return bool(self._order)
 
     @staticmethod
-    def wants(tensor: ir.TensorProtocol) -> bool:
-        """True for a tensor worth a place outside: more than 1 KiB, no strings."""
-        return tensor.dtype != ir.DataType.STRING and tensor.nbytes > _SMALL
+    def wants(tensor: ir.TensorProtocol, above: int = SMALL) -> bool:
+        """True for a tensor worth a place outside: more than so many bytes, no strings."""
+        return tensor.dtype != ir.DataType.STRING and tensor.nbytes > above
 
     def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         """Give a tensor its range, the same for a tensor that was placed before; returns its stand-in."""

@@ -13,7 +13,7 @@ from graphopt.errors import GraphoptError
 from .carried import Carried, SparseTensor
 from .completed import complete
 from .external_data import adopt
-from .layout import Layout, Slot, slots, stand_in, standing_in
+from .layout import SMALL, Layout, Slot, slots, stand_in, standing_in
 from .protos import views
 from .reading import require_versions
 from .references import validate
@@ -71,16 +71,19 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return serialize(model, "", outside=False)[0]
 
 
-def serialize(model: ir.Model, location: str, *, outside: bool | None = None) -> tuple[onnx.ModelProto, Layout]:
+def serialize(
+    model: ir.Model, location: str, *, outside: bool | None = None, above: int = SMALL
+) -> tuple[onnx.ModelProto, Layout]:
     """The model as a message, and the layout of the data file that belongs to it.
 
     Args:
         model: the same afterwards as before.
         location: the name of the data file as the message gives it.
         outside: whether large tensors go to the data file; None decides as ``save`` describes.
+        above: more bytes than that are large.
 
     Raises:
-        GraphoptError: something in the model cannot be written as ONNX.
+        GraphoptError: something in the model cannot be written as ONNX, or what stays inside is over 1.9 GB.
     """
     found = list(slots(model))
     if outside is None:
@@ -89,13 +92,18 @@ def serialize(model: ir.Model, location: str, *, outside: bool | None = None) ->
             or any(isinstance(tensor, ir.ExternalTensor) for tensor, _ in found)
             or _bytes_inside(model) > INLINE_LIMIT
         )
+    if outside and above > SMALL:
+        inside = sum(tensor.nbytes for tensor, _ in found if not Layout.wants(tensor, above) and _has_bytes(tensor))
+        if inside > INLINE_LIMIT:
+            hint = "ask for a smaller size, so that more go to the data file"
+            raise GraphoptError("the weights that would stay inside are too large for one file", "weights", hint)
     layout = Layout(location)
     replacements: list[tuple[Slot, ir.TensorProtocol]] = []
     for slot in found:
         tensor = slot[0]
         if isinstance(tensor, SparseTensor):
             replacements.append((slot, stand_in(tensor, "", 0, 0)))
-        elif outside and Layout.wants(tensor):
+        elif outside and Layout.wants(tensor, above):
             replacements.append((slot, layout.place(tensor)))
         elif isinstance(tensor, ir.ExternalTensor):
             replacements.append((slot, _in_memory(tensor)))
@@ -110,8 +118,11 @@ def serialize(model: ir.Model, location: str, *, outside: bool | None = None) ->
 
 
 def _bytes_inside(model: ir.Model) -> int:
-    dense = (tensor for tensor, _ in slots(model) if not isinstance(tensor, SparseTensor))
-    return sum(tensor.nbytes for tensor in dense if tensor.dtype != ir.DataType.STRING)
+    return sum(tensor.nbytes for tensor, _ in slots(model) if _has_bytes(tensor))
+
+
+def _has_bytes(tensor: ir.TensorProtocol) -> bool:
+    return not isinstance(tensor, SparseTensor) and tensor.dtype != ir.DataType.STRING
 
 
 def _sparse_values(model: ir.Model) -> dict[int, SparseTensor]:

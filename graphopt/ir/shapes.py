@@ -16,17 +16,21 @@ on must be a fact:
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import onnx_ir as ir
-from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
+from onnx_shape_inference import SYM_DATA_KEY, registry
 
 from .elements import follow, forget_elements
 from .facts import STANDARD_DOMAINS, attribute, dims, is_op, same_shape
+from .recall import Context, Memory
+from .sizes import named, sized
 from .sound import correct
-from .walk import Body, bodies, callers_first, graphs, nodes, subgraphs
+from .walk import Body, bodies, callers_first, graphs, has_subgraphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBER = re.compile(r"-?[0-9]+\Z")
@@ -48,22 +52,30 @@ def infer(model: ir.Model) -> list[ir.Node]:
     Returns:
         nodes whose inference failed inside the operator's rule; their outputs are unknown.
     """
-    registry.collect()
-    _drop(model)
+    _prepare()
+    memory = Memory.of(model)
+    _drop(model, memory)
     failed: list[ir.Node] = []
     main, *functions = bodies(model)
-    context = ShapeInferenceContext(main.opsets, policy="override")
+    context = memory.context
     with _defaults_hidden(main):
         context.reserve_symbol_names(_symbols(main))  # a new size must not get the name of an input's
         for value in main.graph.inputs:
             _clean_input(context, value)
-        known = _Functions(functions, _VISITS * sum(1 for _ in nodes(model)))
-        _Inference(context, failed, known).graph(main.graph, depth=0)
-    for body, calls in callers_first(functions, [main]):
+        known = _Functions(functions, _VISITS * sum(1 for _ in nodes(model)) if functions else 0)
+        _Inference(context, failed, known, memory).graph(main.graph, depth=0)
+    for body, calls in callers_first(functions, [main]) if functions else ():
         _unbind(body)
         _bind_to_calls(body.graph, calls)
         _Inference(context.create_child(body.opsets), failed, known).graph(body.graph, depth=0)
+    memory.close()
     return list(dict.fromkeys(failed))
+
+
+@cache
+def _prepare() -> None:
+    registry.collect()
+    importlib.import_module("sympy.tensor.tensor")  # SymPy's first addition imports it: better with the other imports
 
 
 def forget(model: ir.Model) -> None:
@@ -72,6 +84,7 @@ def forget(model: ir.Model) -> None:
     The inputs of subgraphs and the outputs of a Scan's body get back what the file declares: ONNX Runtime asks for it.
     Element types stay: a runtime refuses a file in which they are wrong.
     """
+    Memory.erase(model)
     _drop(model)
     for graph in graphs(model):
         for value in graph.inputs:
@@ -84,9 +97,11 @@ def forget(model: ir.Model) -> None:
             value.type = value.meta.pop(_DECLARED_TYPE)
 
 
-def _drop(model: ir.Model) -> None:
-    for node in nodes(model):
-        if is_op(node, "Scan"):
+def _drop(model: ir.Model, memory: Memory | None = None) -> None:
+    """Let go of what is declared and of what was inferred; a node that is remembered does so when it is looked at."""
+    every = list(nodes(model))
+    for node in every:
+        if node.op_type == "Scan" and is_op(node, "Scan"):
             for graph in subgraphs(node):
                 graph.meta.setdefault(_DECLARED_OUTPUTS, [value.shape for value in graph.outputs])
     for body in bodies(model):
@@ -99,11 +114,13 @@ def _drop(model: ir.Model) -> None:
                     _forget(value)
             for value in graph.initializers.values():
                 if value.const_value is not None and not value.is_graph_input():
-                    value.shape = ir.Shape(value.const_value.shape.numpy())
+                    if value.shape is None or value.shape != value.const_value.shape:
+                        value.shape = ir.Shape(value.const_value.shape.numpy())
                     value.type = value.type or ir.TensorType(value.const_value.dtype)
-    for node in nodes(model):
-        for value in node.outputs:
-            _forget(value)
+    for node in every:
+        if memory is None or not memory.has(node):
+            for value in node.outputs:
+                _forget(value)
     for value in _of_functions(model):
         value.meta.setdefault(_DECLARED_TYPE, value.type)
         value.type = value.meta[_DECLARED_TYPE]
@@ -139,7 +156,7 @@ def _forget(value: ir.Value) -> None:
         del value.metadata_props[SYM_DATA_KEY]
 
 
-def _forget_inside(context: ShapeInferenceContext, graph: ir.Graph) -> None:
+def _forget_inside(context: Context, graph: ir.Graph) -> None:
     """What a wrong guess has left behind, at every depth."""
     for node in graph:
         for value in node.outputs:
@@ -182,25 +199,29 @@ def _bind_to_calls(graph: ir.Graph, calls: list[ir.Node]) -> None:
                 value.shape = first.shape
 
 
-def _clean_input(context: ShapeInferenceContext, value: ir.Value) -> None:
+def _clean_input(context: Context, value: ir.Value) -> None:
     if value.shape is None:
         return
-    cleaned: list[int | str | None] = []
+    cleaned: list[int | ir.SymbolicDim | None] = []
     for dim in value.shape.dims:
         size = dim if isinstance(dim, int) else dim.value
         if isinstance(size, int):
             cleaned.append(size if size >= 0 else None)
         else:
-            cleaned.append(size if size is not None and _IDENTIFIER.match(size) else None)
+            cleaned.append(named(size) if size is not None and _IDENTIFIER.match(size) else None)
     value.shape = context.name_anonymous_dims_in_shape(ir.Shape(cleaned))
 
 
-def _is_number(dim: object) -> bool:
-    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and _NUMBER.match(dim.value) is not None
+def _settled(dim: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
+    """A size that remembers its arithmetic; None for an expression that only grows.
 
-
-def _is_long(dim: object) -> bool:
-    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and len(dim.value) > _LONGEST_EXPRESSION
+    SymPy simplifies 128 / 32 to a symbol of the name "4": that is the number 4.
+    """
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    if dim.value[-1:].isdigit() and _NUMBER.match(dim.value):
+        return int(dim.value)
+    return sized(dim) if len(dim.value) <= _LONGEST_EXPRESSION else None
 
 
 class _Functions:
@@ -223,8 +244,11 @@ class _Functions:
 class _Inference:
     """One body's traversal in topological order."""
 
-    def __init__(self, context: ShapeInferenceContext, failed: list[ir.Node], functions: _Functions) -> None:
+    def __init__(
+        self, context: Context, failed: list[ir.Node], functions: _Functions, memory: Memory | None = None
+    ) -> None:
         self._context = context
+        self._memory = memory
         self._failed = failed
         self._functions = functions
 
@@ -233,34 +257,59 @@ class _Inference:
             self._node(node, depth)
 
     def _node(self, node: ir.Node, depth: int) -> None:
+        attributes = tuple(node.attributes.data.values())
+        branches = list(subgraphs(node)) if has_subgraphs(node) else []
+        called = self._functions.body(node)
+        memory = self._memory
+        if memory is None or branches or called is not None or is_op(node, "Loop", "Scan"):
+            if memory is not None:
+                memory.drop(node)
+            self._work_out(node, attributes, branches, called, depth)
+            return
+        inputs = memory.inputs(node)
+        entry = memory.recall(node, attributes, inputs)
+        if entry is None:
+            for value in node.outputs if memory.has(node) else ():
+                _forget(value)
+                forget_elements(self._context, value)
+            memory.keep(node, attributes, inputs, self._operator(node, attributes))
+        elif entry.failed:
+            self._failed.append(node)
+
+    def _work_out(
+        self, node: ir.Node, attributes: Sequence[ir.Attr], branches: list[ir.Graph], called: Body | None, depth: int
+    ) -> None:
         if is_op(node, "Loop", "Scan"):
             self._loop(node, depth)
-            return
-        called = self._functions.body(node)
-        if called is not None:
+        elif called is not None:
             self._call(node, called)
-            return
-        branches = list(subgraphs(node))
-        for branch in branches:
-            self.graph(branch, depth)
+        else:
+            for branch in branches:
+                self.graph(branch, depth)
+            self._operator(node, attributes)
+            if branches:
+                self._keep_what_all_branches_know(node, branches)
+
+    def _operator(self, node: ir.Node, attributes: Sequence[ir.Attr]) -> bool:
+        """Ask the rule of the operator; true when it has failed."""
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         rule = registry.get(domain, node.op_type, version=self._context.get_opset_version(domain))
-        if rule is None or any(item.is_ref() for item in node.attributes.values()):
-            return
+        if rule is None or any(item.is_ref() for item in attributes):
+            return False
+        failed = False
         try:
             rule(self._context, node)
         except Exception:  # noqa: BLE001  any rule of the library, on any stranger's node: its outputs stay unknown
+            failed = True
             self._failed.append(node)
             for output in node.outputs:
                 _forget(output)
                 forget_elements(self._context, output)
         for output in node.outputs:
-            self._numbers_are_ints(output)
-            self._bound(output)
+            self._settle(output)
         correct(self._context, node)
         follow(self._context, node)
-        if branches:
-            self._keep_what_all_branches_know(node, branches)
+        return failed
 
     def _call(self, node: ir.Node, body: Body) -> None:
         _unbind(body)
@@ -270,24 +319,21 @@ class _Inference:
             output.type = result.type if result.type is not None else output.type
             output.shape = result.shape
 
-    def _numbers_are_ints(self, value: ir.Value) -> None:
-        """SymPy simplifies 128 / 32 to a symbol of the name "4": make it the number 4."""
-        if value.shape is not None and any(_is_number(dim) for dim in value.shape.dims):
-            value.shape = ir.Shape([int(str(dim)) if _is_number(dim) else dim for dim in value.shape.dims])
-        elements = self._context.get_symbolic_value(value) if SYM_DATA_KEY in value.metadata_props else None
-        if elements is not None and any(_is_number(element) for element in elements):
-            numbers = [int(str(element)) if _is_number(element) else element for element in elements]
-            self._context.set_symbolic_value(value, numbers)
-
-    def _bound(self, value: ir.Value) -> None:
-        """Let go of expressions that only grow: a chain of 30 additions and products would never end."""
-        if value.shape is not None and any(_is_long(dim) for dim in value.shape.dims):
-            value.shape = ir.Shape(
-                [self._context.new_symbolic_dim() if _is_long(dim) else dim for dim in value.shape.dims]
-            )
-        elements = self._context.get_symbolic_value(value) if SYM_DATA_KEY in value.metadata_props else None
-        if elements is not None and any(_is_long(element) for element in elements):
+    def _settle(self, value: ir.Value) -> None:
+        """Make numbers of numbers, and let go of expressions that only grow: 30 additions and products never end."""
+        if value.shape is not None:
+            before = value.shape.dims
+            after = [_settled(dim) for dim in before]
+            if any(new is not old for new, old in zip(after, before, strict=True)):
+                value.shape = ir.Shape([self._context.new_symbolic_dim() if dim is None else dim for dim in after])
+        elements = self._context.noted(value)
+        if elements is None:
+            return
+        settled = [_settled(element) for element in elements]
+        if any(item is None for item in settled):
             forget_elements(self._context, value)
+        elif any(new is not old for new, old in zip(settled, elements, strict=True)):
+            self._context.set_symbolic_value(value, [item for item in settled if item is not None])
 
     @staticmethod
     def _keep_what_all_branches_know(node: ir.Node, branches: list[ir.Graph]) -> None:

@@ -14,6 +14,7 @@ A size of 0 is a size: empty tensors occur (a cache before its first token).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import onnx_ir as ir
 from onnx_shape_inference import ShapeInferenceContext
@@ -27,11 +28,14 @@ _BROADCASTING = frozenset(
      "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where",
      "Xor")
 )  # fmt: skip
+_CORRECTED = _BROADCASTING | {"MatMul", "Slice", "Squeeze", "Resize", "Upsample"}
 
 
 def correct(context: ShapeInferenceContext, node: ir.Node) -> None:
     """Take back from a node's outputs what is not certain."""
-    if node.domain not in STANDARD_DOMAINS or not node.outputs or node.outputs[0].shape is None:
+    if node.op_type not in _CORRECTED or node.domain not in STANDARD_DOMAINS:
+        return
+    if not node.outputs or node.outputs[0].shape is None:
         return
     match node.op_type:
         case "Expand" if dims(node.inputs[0]) is None:
@@ -63,6 +67,8 @@ def _broadcast(context: ShapeInferenceContext, node: ir.Node, matrix: int = 0) -
     """The last ``matrix`` axes do not take part (numpy's rules for matmul)."""
     result = node.outputs[0]
     shapes = [_operand(context, node, index) for index in range(len(node.inputs))]
+    if _is_plain(shapes):
+        return
     if matrix and any(shape is None or len(shape) < matrix for shape in shapes):
         return
     size = len(dims(result) or ())
@@ -80,6 +86,17 @@ def _broadcast(context: ShapeInferenceContext, node: ir.Node, matrix: int = 0) -
             _set(result, axis, sizes)
     if doubtful:
         _renew(context, result, doubtful)
+
+
+def _is_plain(shapes: Sequence[tuple[int | str | None, ...] | None]) -> bool:
+    """True when all shapes that are not of ones only are one and the same."""
+    first = None
+    for shape in shapes:
+        if shape is None or None in shape:
+            return False
+        if shape.count(1) != len(shape) and shape != (first := first or shape):
+            return False
+    return True
 
 
 def _set(result: ir.Value, axis: int, sizes: set[int | str | None]) -> None:

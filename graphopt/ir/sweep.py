@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from .edits import is_dead, release
 from .facts import STANDARD_DOMAINS
-from .walk import Body, bodies, subgraphs
+from .walk import Body, bodies, has_subgraphs, subgraphs
 
 PURE_DOMAINS = STANDARD_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"}
 
@@ -29,18 +29,25 @@ def _collect(graph: ir.Graph, local: set[tuple[str, str]], found: list[ir.Node])
     dead: set[ir.Node] = set()
     for node in reversed(graph):
         pure = node.domain in PURE_DOMAINS or (node.domain, node.op_type) in local
-        used = any(
-            output.is_graph_output() or any(user not in dead for user, _ in output.uses()) for output in node.outputs
-        )
-        if pure and not used:
+        if pure and not _is_used(node, dead):
             dead.add(node)
             _bury(node, dead)
             found.append(node)
-        else:
+        elif has_subgraphs(node):
             for inner in subgraphs(node):
                 before = len(found)
                 _collect(inner, local, found)
                 dead.update(found[before:])
+
+
+def _is_used(node: ir.Node, dead: set[ir.Node]) -> bool:
+    for output in node.outputs:
+        if output.is_graph_output():
+            return True
+        for user, _ in output.uses():
+            if user not in dead:
+                return True
+    return False
 
 
 def _bury(node: ir.Node, dead: set[ir.Node]) -> None:

@@ -6,17 +6,31 @@ renamed in both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import onnx_ir as ir
 
 from .carried import SparseTensor
 from .walk import graphs
 
+_NATIVE = frozenset(
+    (ir.DataType.BOOL, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8,
+     ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT8, ir.DataType.UINT16,
+     ir.DataType.UINT32, ir.DataType.UINT64)
+)  # fmt: skip
+_FEW_BYTES = 1024
+
 
 def detached(tensor: ir.TensorProtocol, name: str | None = None) -> ir.TensorProtocol:
-    """The same elements, neither copied nor read, under a name of their own.
+    """The same elements under a name of their own, neither copied nor read, unless they are few.
 
-    External data stay external: they are only mapped when they are read, and written as what they are.
+    External data stay external: they are only mapped when they are read, and written as what they are. A few elements
+    in a protobuf message are decoded here, once for all who will ask for them.
     """
+    if type(tensor) is ir.TensorProtoTensor:  # the most frequent kind; isinstance asks for every property
+        few = tensor.dtype in _NATIVE and tensor.nbytes <= _FEW_BYTES
+        return _decoded(tensor, name) if few else _lazy(tensor, name, lambda: tensor)
     if isinstance(tensor, ir.ExternalTensor):
         return ir.ExternalTensor(
             tensor.location,
@@ -33,7 +47,21 @@ def detached(tensor: ir.TensorProtocol, name: str | None = None) -> ir.TensorPro
         return SparseTensor(tensor.proto, name)
     if isinstance(tensor, ir.StringTensor):
         return ir.StringTensor(tensor.raw, shape=tensor.shape, name=name)
-    read = tensor.raw if isinstance(tensor, ir.LazyTensor) else lambda: tensor
+    return _lazy(tensor, name, tensor.raw if isinstance(tensor, ir.LazyTensor) else lambda: tensor)
+
+
+def _decoded(tensor: ir.TensorProtocol, name: str | None) -> ir.Tensor[Any]:
+    return ir.Tensor(
+        tensor.numpy(),
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _lazy(tensor: ir.TensorProtocol, name: str | None, read: Callable[[], ir.TensorProtocol]) -> ir.LazyTensor:
     return ir.LazyTensor(
         read,
         dtype=tensor.dtype,

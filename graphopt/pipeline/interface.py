@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from ..errors import GraphoptError
+from ..ir.orders import Order, between, read
 
 _Port = tuple[str, ir.TypeProtocol | None, ir.Shape | None]
 
@@ -18,20 +19,19 @@ class Interface:
 
     inputs: tuple[_Port, ...]
     outputs: tuple[_Port, ...]
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
         """As the file declares it."""
-        return cls(_ports(model.graph.inputs), _ports(model.graph.outputs))
+        return cls(_ports(model.graph.inputs), _ports(model.graph.outputs), read(model))
 
     def narrowed_to(self, model: ir.Model) -> Interface:
-        """The same declarations without the inputs and outputs that a pass was asked to remove."""
-        inputs = {value.name for value in model.graph.inputs}
-        outputs = {value.name for value in model.graph.outputs}
-        return Interface(
-            tuple(port for port in self.inputs if port[0] in inputs),
-            tuple(port for port in self.outputs if port[0] in outputs),
-        )
+        """The same declarations after a pass that was asked to remove inputs and outputs or to change them."""
+        now = read(model)
+        turned = between(self.orders, now)
+        inputs = _as_in(model.graph.inputs, self.inputs, turned)
+        return Interface(inputs, _as_in(model.graph.outputs, self.outputs, turned), now)
 
     def impose(self, model: ir.Model, *, by: str) -> None:
         """Write the declared types and shapes back.
@@ -54,6 +54,22 @@ class Interface:
 
 def _ports(values: Sequence[ir.Value]) -> tuple[_Port, ...]:
     return tuple((value.name or "", value.type, _copy(value.shape)) for value in values)
+
+
+def _as_in(values: Sequence[ir.Value], declared: tuple[_Port, ...], turned: Mapping[str, Order]) -> tuple[_Port, ...]:
+    """The declarations of those that are left, with the types and the orders of axes they have now."""
+    now = {value.name: value.type for value in values}
+    return tuple(
+        (name, now[name] if type_ is not None and now[name] is not None else type_, _turned(shape, turned.get(name)))
+        for name, type_, shape in declared
+        if name in now
+    )
+
+
+def _turned(shape: ir.Shape | None, order: Order | None) -> ir.Shape | None:
+    if shape is None or order is None or len(shape) != len(order):
+        return shape
+    return ir.Shape([shape.dims[axis] for axis in order])
 
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:

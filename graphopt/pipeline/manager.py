@@ -128,7 +128,7 @@ class _Run:
             return f"the model became invalid: {error.what} ({error.where})", None
         if self._proof is None:
             return "", None
-        verdict = self._proof.compare(trial.model, trial.promise)
+        verdict = self._proof.compare(trial.model, trial.promise, trial.budget_db)
         return (str(verdict) if verdict is not None and not verdict.ok else ""), verdict
 
     def _check_step(self, trial: Trial) -> None:

@@ -29,7 +29,7 @@ class Fidelity(enum.IntEnum):
     NUMERIC = 1
     """The same up to rounding: a few units in the last place, growing with the depth of the graph."""
     LOSSY = 2
-    """Different within a budget that the recipe states."""
+    """Different within a budget that the recipe states (``Pass.budget_db``)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Pass(abc.ABC):
         needs_shapes: ``graphopt.ir.dims`` and ``known_ints`` will be up to date when ``apply`` starts.
         keeps_shapes: every value the pass leaves keeps its meaning and has its shape where it was known, so
             shapes need not be inferred again for the next pass. ``graphopt.ir.replace`` sees to that.
-        changes_interface: the pass may remove inputs or outputs of the model, because it was asked to.
+        changes_interface: the pass may remove inputs or outputs of the model, or change their element types, because it
+            was asked to.
         once: run in the first round only; for edits that would be made again and again.
     """
 
@@ -73,6 +74,10 @@ class Pass(abc.ABC):
         Never edit the model outside a site's ``edit``. After each yield the generator receives True when the
         edit has been made, False when it was left out; the model may then be looked at in its new state.
         """
+
+    def budget_db(self) -> float:
+        """Of a LOSSY pass: by how many decibels the error of each output must stay below the output (20: a tenth)."""
+        return 20.0
 
     @classmethod
     def options(cls) -> tuple[dataclasses.Field[Any], ...]:

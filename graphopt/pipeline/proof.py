@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import islice
 
 import onnx_ir as ir
 
 from ..errors import GraphoptError
-from ..execute.compare import EXACT
+from ..execute.compare import EXACT, Tolerance
 from ..execute.feeds import random_feeds
 from ..execute.session import Session
 from ..execute.signature import Feeds
 from ..execute.verify import Verdict, verify
+from ..execute.widened import widened
 from ..ir import attribute, copy_model, is_op, nodes
 from .context import Context
 from .pass_ import Fidelity
+from .permuted import in_orders_of
+from .retyped import in_types_of
 
 MAX_FEEDS = 4
 RANDOM_FEEDS = 2
@@ -63,13 +67,16 @@ class Proof:
             raise refusal
         return accepted
 
-    def compare(self, result: ir.Model, promise: Fidelity) -> Verdict | None:
+    def compare(self, result: ir.Model, promise: Fidelity, budget_db: float = math.inf) -> Verdict | None:
         """Compare a result with the original.
 
         Args:
-            result: a model with the interface of the original, or without some of its inputs.
-            promise: EXACT asks for equal bits (see ``_computes_in_half_precision``); otherwise what rounding explains,
-                or the context's tolerance.
+            result: a model with the interface of the original, or without some of its inputs, or with floating-point
+                inputs and outputs of another width, or in other orders of axes (``graphopt.ir.orders``).
+            promise: EXACT asks for equal bits (see ``_computes_in_half_precision``); NUMERIC for what rounding
+                explains; LOSSY for errors of floating-point outputs within the budget, and all other outputs equal.
+                For the latter two the context's tolerance holds, where it has one.
+            budget_db: of a LOSSY result. One in bfloat16 is simulated in float32 (``graphopt.execute.widened``).
 
         Returns:
             the verdict; None when nothing can be compared.
@@ -78,7 +85,14 @@ class Proof:
             return None
         exact = promise is Fidelity.EXACT and self._has_bits
         tolerance = EXACT if exact else self._context.tolerance
-        return verify(self._original, self._with_all_inputs(result), self._feeds, tolerance)
+        if promise is not Fidelity.LOSSY:
+            return verify(self._original, self._comparable(result), self._feeds, tolerance)
+        comparable = in_types_of(self._original, self._comparable(result))
+        return verify(self._original, widened(comparable), self._feeds, tolerance or Tolerance(sqnr_db=budget_db))
+
+    def _comparable(self, result: ir.Model) -> ir.Model:
+        """The result, made to take the feeds of the original and to give its outputs."""
+        return in_orders_of(self._original, self._with_all_inputs(result))
 
     def _with_all_inputs(self, result: ir.Model) -> ir.Model:
         """The result, with those inputs it was asked to drop as unused ones, so both take the same feeds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,6 +55,12 @@ class Trial:
     def promise(self) -> Fidelity:
         """The loosest promise among the passes that changed something."""
         return max((step.applied.fidelity for step in self.steps if step.done.changed), default=Fidelity.EXACT)
+
+    @property
+    def budget_db(self) -> float:
+        """What the LOSSY passes that changed something ask for together: the energies of their errors add up."""
+        lossy = {step.applied for step in self.steps if step.done.changed and step.applied.fidelity is Fidelity.LOSSY}
+        return -10 * math.log10(sum(10 ** (-pass_.budget_db() / 10) for pass_ in lossy)) if lossy else math.inf
 
     def finish(self) -> ir.Model:
         """The model as it will be written: the declared interface restored, inferred facts dropped.

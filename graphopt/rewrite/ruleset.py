@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import onnx_ir as ir
 
@@ -32,6 +33,7 @@ from .search import Search
 from .splice import apply, place
 from .syntax import Choice
 
+_RULES, _RULE_SETS = 1024, 256  # that are kept ready, in a process
 _EDITS_PER_NODE = 10  # more edits than that, and the rules go round in circles
 
 
@@ -61,6 +63,22 @@ class RuleSet:
         return Worklist(self.rules, model).sites()
 
 
+@lru_cache(_RULE_SETS)
+def _interested(rules: tuple[Rewrite, ...]) -> Mapping[Choice, Sequence[int]]:
+    """Which rules, by number, have an operator in their pattern."""
+    found: dict[Choice, list[int]] = {}
+    for number, rule in enumerate(rules):
+        for choice in sorted({choice for node in rule.source.nodes for choice in node.choices}):
+            found.setdefault(choice, []).append(number)
+    return found
+
+
+@lru_cache(_RULES)
+def _matcher(rule: Rewrite, anchor: int) -> Matcher:
+    """The rule made ready for matching from one of its operators: it depends on no model."""
+    return Matcher(rule.source, rule.conditions, rule.kept, anchor, rule.shared)
+
+
 class Worklist:
     """One run of some rules over one model.
 
@@ -75,20 +93,18 @@ class Worklist:
         self.model = model
         self.searches = self.steps = self.given_up = 0
         self._bodies: dict[ir.Graph, Body] = {}
+        self._interested = _interested(self.rules)
         self._index: dict[Choice, list[ir.Node]] = {}
         self._number: dict[ir.Node, int] = {}
+        self._nodes = 0
         self._names: dict[Body, Names] = {}
         self._orders: dict[Body, Order] = {}
         self._ordered = any(len(rule.rewritten) > 1 for rule in self.rules)
         self._collect()
-        self._matchers = [self._matcher(rule) for rule in self.rules]
+        self._anchors = [self._rarest(rule) for rule in self.rules]
         self._queues: list[deque[ir.Node]] = [deque() for _ in self.rules]
         self._waiting: list[set[ir.Node]] = [set() for _ in self.rules]
         self._busy: list[int] = []
-        self._interested: dict[Choice, list[int]] = {}
-        for number, rule in enumerate(self.rules):
-            for choice in sorted({choice for node in rule.source.nodes for choice in node.choices}):
-                self._interested.setdefault(choice, []).append(number)
         self._seed()
         self._left_out: set[tuple[int, tuple[ir.Node, ...]]] = set()
         self._told: set[tuple[int, ir.Node, str]] = set()
@@ -97,25 +113,30 @@ class Worklist:
         # An operator that the model defines itself is not the one that the rules are about.
         own = {(domain, name) for domain, name, _ in self.model.functions if domain in STANDARD_DOMAINS}
         for body in bodies(self.model):
-            for graph in body.graphs():
-                self._bodies[graph] = body
             for node in body.nodes():
+                self._nodes += 1
                 choice = (node.domain, node.op_type)
-                if choice not in own:
-                    self._number[node] = len(self._number)
+                if choice in self._interested and choice not in own:
+                    self._number[node] = self._nodes
                     self._index.setdefault(choice, []).append(node)
+                    assert node.graph is not None, "it was met in a graph"
+                    self._bodies[node.graph] = body
 
-    def _matcher(self, rule: Rewrite) -> Matcher:
+    def _rarest(self, rule: Rewrite) -> int:
+        """The operator of the pattern to begin at: that of which the model has the fewest."""
+
         def count(index: int) -> int:
             return sum(len(self._index.get(choice, ())) for choice in rule.source.nodes[index].choices)
 
         candidates = [node.index for node in rule.source.nodes if not node.call.skippable]
-        anchor = min(candidates, key=lambda index: (count(index), -index))
-        return Matcher(rule.source, rule.conditions, rule.kept, anchor, rule.shared)
+        return min(candidates, key=lambda index: (count(index), -index))
+
+    def _matcher(self, number: int) -> Matcher:
+        return _matcher(self.rules[number], self._anchors[number])
 
     def _seed(self) -> None:
-        for number, matcher in enumerate(self._matchers):
-            choices = matcher.pattern.nodes[matcher.anchor].choices
+        for number, rule in enumerate(self.rules):
+            choices = rule.source.nodes[self._anchors[number]].choices
             found = [node for choice in choices for node in self._index.get(choice, ())]
             for node in sorted(found, key=self._number.__getitem__) if len(choices) > 1 else found:
                 self._push(number, node)
@@ -139,7 +160,7 @@ class Worklist:
 
     def sites(self) -> Sites:
         """See ``RuleSet.sites``."""
-        edits_left = _EDITS_PER_NODE * len(self._number) + 1000
+        edits_left = _EDITS_PER_NODE * self._nodes + 1000
         while (item := self._pop()) is not None:
             number, anchor = item
             rule = self.rules[number]
@@ -163,7 +184,7 @@ class Worklist:
         first, last = self.rules[number].matches
         if body is None or not first <= body.version() <= last:
             return
-        matcher = self._matchers[number]
+        matcher = self._matcher(number)
         for root in matcher.roots(anchor):
             search = Search(matcher, body, root)
             self.searches += 1
@@ -209,5 +230,5 @@ class Worklist:
         touched = apply(rule, match, self.model, self._names[match.body], self._order(match))
         for node in touched:
             for number in self._interested.get((node.domain, node.op_type), ()):
-                for anchor in self._matchers[number].anchors(node):
+                for anchor in self._matcher(number).anchors(node):
                     self._push(number, anchor)

@@ -14,6 +14,7 @@ Elements are proven by graphopt.ir.infer: symbols are dimensions of the inputs. 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -161,7 +162,12 @@ def _decide(first: Element, second: Element, sizes: set[str]) -> bool | None:
     if len(numbers) == 2:
         return False
     negative = bool(numbers) and numbers[0] < 0
-    return False if negative and any(item in sizes for item in (first, second)) else None
+    return False if negative and any(_is_no_less_than_0(item, sizes) for item in (first, second)) else None
+
+
+def _is_no_less_than_0(element: Element, sizes: set[str]) -> bool:
+    """Sums and products of sizes are sizes."""
+    return isinstance(element, str) and all(term in sizes or term.isdigit() for term in re.split(r" \+ |\*", element))
 
 
 def _brief(items: Sequence[Element]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt import ir as gir
+from graphopt.rewrite.uses import use_count
 
 from ._affine import FLOATS, Refusal
 from ._linear import OPERATORS, Linear
@@ -42,10 +43,9 @@ def linear(node: ir.Node, version: int) -> Linear | None:
 
 def only_user(value: ir.Value) -> ir.Node | None:
     """The only reader of a value, which reads it once and in the same graph; None also for an output."""
-    uses = value.uses()
-    if len(uses) != 1 or value.is_graph_output():
+    if use_count(value) != 1 or value.is_graph_output():
         return None
-    ((user, _),) = uses
+    ((user, _),) = value.uses()
     producer = value.producer()
     return user if producer is not None and user.graph is producer.graph else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 
 import onnx_ir as ir
 import pytest
@@ -20,6 +21,14 @@ from graphopt.target import Target, targets
 
 SLICES = 4
 OPSETS = (17, 24)
+
+# What is in no preset: a user asks for it.
+ON_REQUEST = (
+    "fuse-activation, pad-channels{multiple=8}, reorder-operators",
+    'set-io-layout{inputs="nhwc", outputs="nhwc"}',
+    "approximate-gelu, convert-precision",
+    "insert-fp8-qdq",
+)
 
 # These two feed vectors of one element to Range, which wants scalars. ONNX Runtime runs them because the rank hides
 # behind an If; a simpler graph shows it, is refused, and the edit that showed it is left out.
@@ -56,8 +65,16 @@ def ways() -> dict[str, tuple[str, Target]]:
     for target in targets().values():
         found.setdefault((target.recipe, target.forms), target)
     pipelines = {target.name: (target.recipe, target) for target in found.values()}
-    plain = targets()["onnx"]
-    return pipelines | {f"opset {version}": (f"convert-opset{{version={version}}}", plain) for version in OPSETS}
+    plain, liking = (
+        targets()["onnx"],
+        replace(targets()["x86-64"], forms=frozenset({"com.microsoft::FusedConv", "Float8"})),
+    )
+    asked_for = {text: (text, liking) for text in ON_REQUEST}
+    return (
+        pipelines
+        | {f"opset {version}": (f"convert-opset{{version={version}}}", plain) for version in OPSETS}
+        | asked_for
+    )
 
 
 def test_the_ways_reach_every_pass():

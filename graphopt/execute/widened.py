@@ -1,0 +1,95 @@
+"""A bfloat16 model simulated in float32, because ONNX Runtime's CPU provider has next to no kernels for it.
+
+    node(x, W) -> y : bfloat16    becomes    y = r(node(x, W)) : float32,    r: Cast to bfloat16 and back
+
+Every number of such a model is one that bfloat16 holds; only inside a node does it compute in float32, as GPUs and CPUs
+with bfloat16 instructions do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.ir import copy_model, graphs, is_op
+
+NARROW = ir.DataType.BFLOAT16
+WIDE = ir.DataType.FLOAT
+
+
+def widened(model: ir.Model) -> ir.Model:
+    """A copy that computes in float32 and rounds where the model holds bfloat16; itself where it holds none.
+
+    Inputs and outputs of the model keep their types.
+    """
+    if not any(_is_narrow(value) for graph in graphs(model) for node in graph for value in node.outputs):
+        return model
+    copy = copy_model(model)
+    given = {value for value in copy.graph.inputs if not value.is_initializer()}
+    for graph in graphs(copy):
+        for value in (*graph.inputs, *graph.initializers.values()):
+            if value.const_value is not None and value.const_value.dtype == NARROW:
+                value.const_value = _wide(value.const_value)
+            if _is_narrow(value) and value in given:
+                _widen_input(copy.graph, value)
+            elif _is_narrow(value):
+                value.type = ir.TensorType(WIDE)
+        for node in tuple(graph):
+            _widen(graph, node, is_main=graph is copy.graph)
+    return copy
+
+
+def _widen_input(graph: ir.Graph, value: ir.Value) -> None:
+    users = tuple(value.uses())
+    wide = ir.node("Cast", [value], {"to": WIDE}, name=f"{value.name}.graphopt.widen")
+    wide.outputs[0].name, wide.outputs[0].type = f"{value.name}.graphopt.wide", ir.TensorType(WIDE)
+    for user, index in users:
+        user.replace_input_with(index, wide.outputs[0])
+    graph.insert_before(graph[0], wide)
+
+
+def _widen(graph: ir.Graph, node: ir.Node, *, is_main: bool) -> None:
+    for attribute in tuple(node.attributes.values()):
+        if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            if tensor.dtype == NARROW:
+                node.attributes.add(ir.AttrTensor(attribute.name, _wide(tensor)))
+    if is_op(node, "Cast") and node.attributes["to"].as_int() == NARROW:
+        node.attributes.add(ir.AttrInt64("to", WIDE))
+    for value in node.outputs:
+        if _is_narrow(value):
+            value.type = ir.TensorType(WIDE)
+            if not is_op(node, "Constant") and (value.uses() or value.is_graph_output()):
+                _round(graph, node, value, is_main=is_main)
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, *, is_main: bool) -> None:
+    """Round a value for all that use it; an output of the model gives out the bfloat16 number itself."""
+    users, is_output, name = tuple(value.uses()), value.is_graph_output(), value.name
+    there = ir.node("Cast", [value], {"to": NARROW}, name=f"{name}.graphopt.round")
+    back = ir.node("Cast", there.outputs, {"to": WIDE}, name=f"{name}.graphopt.widen")
+    narrow, wide = there.outputs[0], back.outputs[0]
+    value.name, narrow.name, wide.name = f"{name}.graphopt.exact", f"{name}.graphopt.rounded", f"{name}.graphopt.wide"
+    narrow.type, wide.type, narrow.shape, wide.shape = (
+        ir.TensorType(NARROW),
+        ir.TensorType(WIDE),
+        value.shape,
+        value.shape,
+    )
+    graph.insert_after(node, (there, back))
+    for user, index in users:
+        user.replace_input_with(index, wide)
+    if is_output:
+        given = narrow if is_main else wide
+        given.name = name
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = given
+
+
+def _wide(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+
+
+def _is_narrow(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.dtype == NARROW

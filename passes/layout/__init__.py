@@ -1,0 +1,1 @@
+"""Passes that change in which order tensors are stored; the numbers stay."""

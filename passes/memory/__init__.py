@@ -1,0 +1,1 @@
+"""Passes that lower the memory a run needs; the numbers stay the same."""
