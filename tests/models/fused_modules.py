@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
     def turned(self, x):
         """Rotary embedding in the rotate-half form."""
-        positions = torch.arange(x.shape[2], dtype=torch.float32)
+        positions = torch.arange(x.shape[2]).float()
         angles = positions[:, None] * (10000.0 ** (-torch.arange(0, self.size, 2).float() / self.size))[None]
         angles = torch.cat((angles, angles), -1)
         cos, sin = angles.cos()[None, None], angles.sin()[None, None]
@@ -121,7 +121,7 @@ MODULES = {
     "rotary": (lambda: Attention(rotary=True), FLAT),
     "repvgg": (lambda: RepVGG(8), IMAGE),
     "pixel_shuffle": (lambda: nn.PixelShuffle(2), IMAGE),
-    "pixel_unshuffle": (lambda: nn.PixelUnshuffle(2), IMAGE),
+    "pixel_unshuffle": (lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(32, 4, 3, padding=1)), IMAGE),
     "einsum": (lambda: Of(lambda x: torch.einsum("bsd,btd->bst", x, x)), FLAT),
 }
 
