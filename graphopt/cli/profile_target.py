@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from graphopt.profile import ELEMENTS, Point, Profile
 from graphopt.target import is_faster, is_slower
 
 from .arguments import JsonOption, SeedOption, ThreadsOption
+from .live import LiveTable
 from .screen import Screen, table
 from .words import plural
 
@@ -146,30 +146,13 @@ def machine_words(profile: Profile) -> str:
     return ", ".join([*parts, profile.measured])
 
 
-class Progress:
+class Progress(LiveTable):
     """Hears the measurement's events: a live table on a terminal, a line for each form elsewhere."""
 
     def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+        super().__init__(screen)
         self._rows: list[tuple[str, ...]] = []
         self._status = "opening a session"
-        self._live: Any = None
-
-    def __enter__(self) -> Self:
-        if self._screen.live:
-            from rich.live import Live
-
-            self._live = Live(
-                console=self._screen.console, get_renderable=self._draw, refresh_per_second=8, transient=True
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def event(self, event: Event) -> None:
         """One event of the measurement."""

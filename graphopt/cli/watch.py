@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from graphopt.events import Event
 
+from .live import LiveTable
 from .screen import Screen, table
 from .words import clean, count, plural
 
@@ -34,32 +34,15 @@ class Row:
         return (name, count(self.changed), count(self.kept), f"{self.seconds:.2f}", nodes)
 
 
-class Watch:
+class Watch(LiveTable):
     """Hears a run's events and shows them; use as a context manager around the run."""
 
     def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+        super().__init__(screen)
         self._rows: dict[str, Row] = {}
         self._nodes: int | None = None
         self._status = "reading the model"
         self._again = False
-        self._live: Any = None
-
-    def __enter__(self) -> Self:
-        if self._screen.live:
-            from rich.live import Live
-
-            self._live = Live(
-                console=self._screen.console, get_renderable=self._draw, refresh_per_second=8, transient=True
-            )
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def event(self, event: Event) -> None:
         """One event of the run."""
