@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, cast
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import ir as gir
-from graphopt.events import Site
+from graphopt.events import Site, Sites
 from graphopt.rewrite import Condition
 from graphopt.rewrite.schema import make_attribute, schema
 from graphopt.target import Target
@@ -154,6 +154,18 @@ def elements(value: ir.Value) -> int | None:
     """How many elements a value has, where that is known before the run."""
     shape = gir.static_dims(value)
     return None if shape is None else prod(shape)
+
+
+def sites_at(
+    model: ir.Model, target: Target, operators: Sequence[str], look: Callable[[ir.Node, Place], Site | None]
+) -> Sites:
+    """What there is to say of each node of these operators."""
+    for body in gir.bodies(model):
+        place = Place(model, body, target)
+        for node in body.nodes():
+            site = look(node, place) if gir.is_op(node, *operators) else None
+            if site is not None:
+                yield site
 
 
 def welcome(target: Target, form: str, name: str = "x") -> Condition:

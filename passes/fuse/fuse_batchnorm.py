@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt import ir as gir
 from graphopt.events import Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
-from ._affine import Affine, Refusal, Terms, finite, number
+from ._affine import Affine, Refusal
+from ._batchnorm import terms, trains
 from ._fold import Folding
 
 
@@ -52,37 +52,10 @@ def _read(node: ir.Node, body: gir.Body) -> Affine | None:
         return None
     if gir.has_reference(node):
         raise Refusal("an attribute of it is a parameter of the function")
-    if _trains(node, body.version()):
+    if trains(node, body.version()):
         raise Refusal("it is in training mode")
     if not gir.attribute(node, "spatial", 1):
         raise Refusal("it normalises each position on its own (spatial = 0)")
     source = node.inputs[0]
     assert source is not None
-    return Affine(node, source, lambda: _terms(node), along_axis_1=True)
-
-
-def _trains(node: ir.Node, version: int) -> bool:
-    """Below opset 7 is_test tells the mode, up to 13 the number of outputs, then training_mode."""
-    more = [output for output in node.outputs[1:] if output.uses() or output.is_graph_output()]
-    if version < 7:
-        return bool(more) or not gir.attribute(node, "is_test", 0)
-    if version < 14:
-        return bool(more) or any(output.name for output in node.outputs[1:])
-    return bool(more) or bool(gir.attribute(node, "training_mode", 0))
-
-
-def _terms(node: ir.Node) -> Terms:
-    parameters: list[np.ndarray] = []
-    for value, what in zip(node.inputs[1:5], ("scale", "bias", "mean", "variance"), strict=True):
-        elements = gir.array(value)
-        if elements is None:
-            raise Refusal(f"its {what} is not a constant")
-        parameters.append(finite(elements, f"its {what}"))
-    scale, bias, mean, variance = parameters
-    if any(item.ndim != 1 or item.shape != scale.shape for item in parameters):
-        raise Refusal("its parameters are not vectors of one length")
-    spread = variance + number(node, "epsilon", 1e-5)
-    if (spread <= 0).any():
-        raise Refusal("its variance plus epsilon is not positive")
-    scale = scale / np.sqrt(spread)
-    return scale, bias - scale * mean
+    return Affine(node, source, lambda: terms(node), along_axis_1=True)

@@ -16,11 +16,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt import ir as gir
 from graphopt.events import Site, Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
-from ._forms import SINGLE_OR_HALF, Form, Place
+from ._forms import SINGLE_OR_HALF, Form, Place, sites_at
 from ._polynomial import Polynomial, Reading, is_near, product, variables
 
 _SLOPE = sqrt(2 / pi)
@@ -59,13 +58,7 @@ class FuseGelu(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for each Erf or Tanh that is part of a GELU."""
-        for body in gir.bodies(model):
-            place = Place(model, body, context.target)
-            for node in body.nodes():
-                if gir.is_op(node, "Erf", "Tanh"):
-                    site = _site(node, place)
-                    if site is not None:
-                        yield site
+        yield from sites_at(model, context.target, ("Erf", "Tanh"), _site)
 
 
 def _site(node: ir.Node, place: Place) -> Site | None:

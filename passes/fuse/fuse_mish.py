@@ -17,7 +17,7 @@ from graphopt import ir as gir
 from graphopt.events import Site, Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
-from ._forms import Form, Place
+from ._forms import Form, Place, sites_at
 from ._polynomial import Reading, product, variables
 
 _MISH = Form("Mish", 18)
@@ -41,13 +41,7 @@ class FuseMish(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for each Tanh of a Softplus that is multiplied by what it is of."""
-        for body in gir.bodies(model):
-            place = Place(model, body, context.target)
-            for node in body.nodes():
-                if gir.is_op(node, "Tanh"):
-                    site = _site(node, place)
-                    if site is not None:
-                        yield site
+        yield from sites_at(model, context.target, ("Tanh",), _site)
 
 
 def _site(tanh: ir.Node, place: Place) -> Site | None:

@@ -17,11 +17,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import ir as gir
 from graphopt.events import Site, Sites
 from graphopt.pipeline import Context, Fidelity, Pass
 
-from ._forms import FLOATING, SINGLE_OR_HALF, Form, Place
+from ._forms import FLOATING, SINGLE_OR_HALF, Form, Place, sites_at
 from ._polynomial import Reading, product, variables
 
 
@@ -43,13 +42,7 @@ class FuseSwish(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for each Sigmoid that is multiplied by what it is of."""
-        for body in gir.bodies(model):
-            place = Place(model, body, context.target)
-            for node in body.nodes():
-                if gir.is_op(node, "Sigmoid"):
-                    site = _site(node, place)
-                    if site is not None:
-                        yield site
+        yield from sites_at(model, context.target, ("Sigmoid",), _site)
 
 
 def _site(node: ir.Node, place: Place) -> Site | None:
