@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -43,11 +44,12 @@ def inner_tensors(model: ir.Model) -> Iterator[str]:
     return inside(model.graph, "")
 
 
-def find_tensor(model: ir.Model, address: str) -> Place | None:
-    """The tensor at an address (see the module), or None where there is none."""
+def find_tensors(model: ir.Model, addresses: Iterable[str]) -> dict[str, Place | None]:
+    """The tensors at addresses (see the module), None where there is none."""
+    computed_in = cache(_computed)
 
     def find(graph: ir.Graph, rest: str, calls: tuple[ir.Node, ...]) -> Place | None:
-        computed = _computed(graph)
+        computed = computed_in(graph)
         if rest in computed:
             return Place(computed[rest], calls)
         for position in (index for index, letter in enumerate(rest) if letter == "/"):
@@ -61,7 +63,7 @@ def find_tensor(model: ir.Model, address: str) -> Place | None:
                     return found
         return None
 
-    return find(model.graph, address, ())
+    return {address: find(model.graph, address, ()) for address in addresses}
 
 
 def lifted(model: ir.Model, addresses: Iterable[str]) -> ir.Model:
@@ -73,15 +75,12 @@ def lifted(model: ir.Model, addresses: Iterable[str]) -> ir.Model:
     """
     copy = copy_model(model)
     infer(copy)
-    places: dict[str, Place] = {}
-    for address in addresses:
-        place = find_tensor(copy, address)
-        if place is None:
-            raise KeyError(address)
-        places[address] = place
+    places = find_tensors(copy, addresses)
     owners = {graph: node for body in bodies(copy) for node in body.nodes() for graph in subgraphs(node)}
     functions = {function.graph: function for function in copy.functions.values()}
     for address, place in places.items():
+        if place is None:
+            raise KeyError(address)
         value, calls = place.value, list(place.calls)
         if "/" not in address and not calls:
             value.name = f"{address}_inside"

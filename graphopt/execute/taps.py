@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.ir import load
 
-from .lifted import find_tensor, inner_tensors, lifted
+from .lifted import find_tensors, inner_tensors, lifted
 from .loadable import Loadable
 from .session import Evaluator, Session
 from .signature import Feeds
@@ -70,8 +70,8 @@ class Taps:
         """
         wanted = list(dict.fromkeys(names))
         inside = [name for name in wanted if name not in self._own]
-        for name in inside:
-            if find_tensor(self._model, name) is None:
+        for name, place in find_tensors(self._model, inside).items():
+            if place is None:
                 raise GraphoptError(
                     f"there is no tensor '{name}'",
                     self._source.name,
