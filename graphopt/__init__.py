@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from graphopt.ir import convert_opset as convert_opset
     from graphopt.ir import load as load
     from graphopt.ir import save as save
+    from graphopt.ir.planner import plan_memory as plan_memory
     from graphopt.pipeline import Context as Context
     from graphopt.pipeline import Fidelity as Fidelity
     from graphopt.pipeline import GraphSurgeonPass as GraphSurgeonPass
@@ -80,6 +81,7 @@ _FACE = {
     "find_target": "graphopt.target",
     "load": "graphopt.ir",
     "optimize": "graphopt.flows.optimize",
+    "plan_memory": "graphopt.ir.planner",
     "save": "graphopt.ir",
     "targets": "graphopt.target",
     "verify": "graphopt.execute",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from graphopt.errors import GraphoptError
 
 from .arguments import JsonOption, Model, sizes
 from .screen import Screen
@@ -12,6 +15,9 @@ from .words import count, large, plural, size
 
 if TYPE_CHECKING:
     from graphopt.flows.inspect import Inspection
+    from graphopt.ir.memory_plan import MemoryPlan
+
+_ALIVE = 8
 
 
 def inspect(
@@ -22,6 +28,13 @@ def inspect(
             "--dims", metavar="N=4", help="Sizes of open dimensions, by symbol or as input:axis=4.", show_default=False
         ),
     ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Plan the memory of a run: which tensors can share it, and what is needed.")
+    ] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE", help="Draw the memory plan as SVG.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what is in a model, and what it costs to run.
@@ -31,11 +44,27 @@ def inspect(
     """
     with Screen(as_json) as screen:
         from graphopt.flows.inspect import inspect as run
+        from graphopt.flows.places import refuse_overwriting, refuse_unwritable
 
-        found = run(model, sizes(dims))
+        if picture is not None:
+            if picture.suffix.lower() != ".svg":
+                raise GraphoptError("the picture is an SVG file", f"--picture {picture}", "name it .svg", usage=True)
+            refuse_unwritable(picture)
+            refuse_overwriting(model, picture)
+        found = run(model, sizes(dims), memory=memory or picture is not None)
+        if picture is not None and found.memory is not None:
+            from graphopt.ir.atomic import write_file
+            from graphopt.report.memory_picture import draw
+
+            write_file(picture, draw(found.memory, model.name).encode())
         screen.result(found.as_json())
         if not as_json:
             show(screen, found)
+            if found.memory is not None:
+                show_memory(screen, found.memory)
+            if picture is not None and found.memory is not None:
+                screen.line()
+                screen.fact("picture", str(picture))
 
 
 def show(screen: Screen, found: Inspection) -> None:
@@ -97,6 +126,34 @@ def show(screen: Screen, found: Inspection) -> None:
                 for item in found.largest_weights
             ],
         )
+
+
+def show_memory(screen: Screen, plan: MemoryPlan) -> None:
+    """What a run needs with and without sharing, and what lives at the fullest moment."""
+    screen.line()
+    screen.table(
+        ("memory of activations", ">bytes", ">of naive"),
+        [
+            (name, size(value), _share(value, plan.naive))
+            for name, value in (
+                ("each tensor has its own (naive)", plan.naive),
+                ("most alive at once, in the file's order", plan.in_order),
+                ("the same with results over operands: no plan needs less", plan.bound),
+                ("arena, one place for all", plan.arena),
+            )
+        ],
+    )
+    alive = plan.alive(plan.fullest)
+    if alive:
+        screen.line()
+        title = f"alive at node {plan.fullest + 1} of {count(plan.nodes)}"
+        rows = [
+            (item.names[0], ("~" if item.guessed else "") + size(item.bytes), item.node or "given to the loop")
+            for item in alive[:_ALIVE]
+        ]
+        if len(alive) > _ALIVE:
+            rows.append((f"and {len(alive) - _ALIVE} more", size(sum(item.bytes for item in alive[_ALIVE:])), ""))
+        screen.table((title, ">bytes", "made by"), rows)
 
 
 def _share(part: int, whole: int) -> str:

@@ -15,8 +15,10 @@ from ..execute.feeds import random_feeds
 from ..execute.isolate import isolated
 from ..execute.signature import Port, signature
 from ..ir import STANDARD_DOMAINS, bodies, constant, is_op, load, nodes
+from ..ir.memory_plan import MemoryPlan
 from .costs import Costs, costs, operator_name
 from .limits import limits
+from .memory import planned
 from .places import external_files
 from .stats import ModelStats, stats
 
@@ -73,6 +75,7 @@ class Inspection:
         functions: local functions, as ``domain::name``.
         external: files that hold weights.
         notes: what is unusual, or could not be counted.
+        memory: a plan for the memory of a run, if it was asked for and can be made.
     """
 
     path: str
@@ -94,19 +97,22 @@ class Inspection:
     functions: tuple[str, ...]
     external: tuple[str, ...]
     notes: tuple[str, ...]
+    memory: MemoryPlan | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The ``result`` event of ``graphopt inspect --json``."""
-        return asdict(self)
+        found = asdict(self)
+        return found if self.memory is None else found | {"memory": self.memory.as_json()}
 
 
-def inspect(path: Path | str, dims: Mapping[str, int] | None = None) -> Inspection:
+def inspect(path: Path | str, dims: Mapping[str, int] | None = None, *, memory: bool = False) -> Inspection:
     """Look into a model file.
 
     Args:
         path: the file.
         dims: sizes of open dimensions, by symbol (``N``) or input and axis (``x:0``). For the others sizes are
             searched on which the model runs (in a child process); 1 where none are found.
+        memory: plan the memory of a run, too.
 
     Raises:
         GraphoptError: the file is no valid model, or a name in ``dims`` is none of its dimensions.
@@ -116,7 +122,9 @@ def inspect(path: Path | str, dims: Mapping[str, int] | None = None) -> Inspecti
     open_dims = _open_dims(model)
     chosen, origin = _sizes(path, open_dims, dict(dims or {}))
     numbers = stats(model)
-    spent, problem = _costs(path, {place: chosen[name] for place, name in open_dims.items()})
+    sizes = {place: chosen[name] for place, name in open_dims.items()}
+    spent, problem = _costs(path, sizes)
+    plan, remarks = planned(path, sizes) if memory else (None, ())
     weights = sorted(_weights(model), key=lambda item: (-item.bytes, item.name))
     return Inspection(
         path=str(path),
@@ -137,7 +145,8 @@ def inspect(path: Path | str, dims: Mapping[str, int] | None = None) -> Inspecti
         largest_weights=tuple(weights[:_SHOWN]),
         functions=tuple(f"{domain}::{name}" for domain, name, *_ in model.functions),
         external=tuple(sorted(str(file) for file in external_files(model))),
-        notes=tuple(_notes(model, numbers, spent, problem)),
+        notes=(*_notes(model, numbers, spent, problem), *remarks),
+        memory=plan,
     )
 
 

@@ -5,8 +5,11 @@ it, a graph output to the end. Counted is what the run has to allocate:
 
 - not the graph's inputs, which belong to the caller, and not constants;
 - Reshape, Squeeze, Unsqueeze, Flatten and Identity allocate nothing: their result is their operand seen otherwise;
-- no node computes in place, and kernels need no scratch memory;
-- while a node with subgraphs runs, the highest peak among them comes on top.
+- an element-wise operator may write its result over an operand of the same type and shape that nothing reads later;
+- kernels need no scratch memory;
+- while a node with subgraphs or a call of a local function runs, the highest peak among them comes on top, with the
+  outputs of the body beside those of the node. What a Loop or Scan body is given lives as long as the body runs: it
+  may be what the trip before has left.
 
 Sizes are those of proven shapes. A symbol stands for one size throughout the model; what is not known at all counts
 as much as the largest operand of its node.
@@ -14,22 +17,18 @@ as much as the largest operand of its node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from .edits import captured_values
-from .facts import constant, dims, is_op
-from .shapes import infer
-from .tensors import copy_model
-from .walk import bodies, subgraphs
-
-ASSUMED = 64
-"""Size of a dimension that nothing is known of: like a short sequence or a batch."""
+from .extents import ASSUMED, Extent, extents, owners_of
+from .facts import constant, is_op
+from .overwriting import overwritable
+from .walk import Body, bodies, callers_first, subgraphs
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
-_STRING_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Work:
         makes: buffers that it allocates.
         reads: buffers that must live until it is done.
         inside: bytes that its subgraphs need on top while it runs.
+        takes: those of ``reads`` that its one result may be written over, if nothing else reads them any more.
     """
 
     node: ir.Node
@@ -49,6 +49,7 @@ class Work:
     makes: tuple[int, ...]
     reads: tuple[int, ...]
     inside: int = 0
+    takes: tuple[int, ...] = ()
 
 
 @dataclass
@@ -60,32 +61,47 @@ class Schedule:
         sizes: bytes of each buffer.
         readers: by how many nodes each is read.
         stays: the buffers that live to the end: outputs of the graph.
+        held: the buffers that live from the start.
+        values: what each buffer holds: a value, and those that are it seen otherwise.
+        guessed: the buffers whose size is not known.
     """
 
     work: list[Work] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     readers: list[int] = field(default_factory=list)
     stays: set[int] = field(default_factory=set)
+    held: tuple[int, ...] = ()
+    values: list[list[ir.Value]] = field(default_factory=list)
+    guessed: set[int] = field(default_factory=set)
 
-    def peak(self, order: Sequence[int] | None = None) -> int:
+    def peak(self, order: Sequence[int] | None = None, *, in_place: bool = True) -> int:
         """The most bytes that live at once.
 
         Args:
             order: positions of the nodes, a topological order; by default that of the graph.
+            in_place: whether results are written over operands where they may be.
         """
-        left = list(self.readers)
-        live = highest = 0
+        sizes, stays, left = self.sizes, self.stays, list(self.readers)
+        live = highest = sum(sizes[buffer] for buffer in self.held)
         for index in range(len(self.work)) if order is None else order:
             item = self.work[index]
-            live += sum(self.sizes[buffer] for buffer in item.makes)
-            highest = max(highest, live + item.inside)
+            for buffer in item.makes:
+                live += sizes[buffer]
+            now = live + item.inside
+            if in_place and any(left[buffer] == 1 and buffer not in stays for buffer in item.takes):
+                now -= sizes[item.makes[0]]
+            highest = max(highest, now)
             for buffer in item.reads:
                 left[buffer] -= 1
             for buffer in (*item.reads, *item.makes):
-                if left[buffer] == 0 and buffer not in self.stays:
-                    live -= self.sizes[buffer]
+                if left[buffer] == 0 and buffer not in stays:
+                    live -= sizes[buffer]
                     left[buffer] = -1
         return highest
+
+    def without_overwriting(self) -> Schedule:
+        """The same work for a runtime that never writes a result over an operand."""
+        return replace(self, work=[replace(item, takes=()) if item.takes else item for item in self.work])
 
     def reordered(self, order: Sequence[int]) -> Schedule:
         """The same work in another order."""
@@ -98,31 +114,53 @@ class Schedule:
 
     def least(self) -> int:
         """What no order can do with less: the operands and results of the node that has the most of them."""
-        return max(
-            (sum(self.sizes[buffer] for buffer in {*item.makes, *item.reads}) + item.inside for item in self.work),
-            default=0,
-        )
+        always = self.stays.intersection(self.held)
+        return max((self._least(item, always) for item in self.work), default=0)
+
+    def _least(self, item: Work, always: set[int]) -> int:
+        size = sum(self.sizes[buffer] for buffer in {*item.makes, *item.reads, *always}) + item.inside
+        over = any(buffer not in self.stays for buffer in item.takes)
+        return size - self.sizes[item.makes[0]] if over else size
 
 
 def schedules(
     model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None, assumed: int = ASSUMED
 ) -> list[tuple[ir.Graph, Schedule]]:
-    """Every graph of a model with its schedule, inner graphs before those they lie in.
+    """Every graph of a model with its schedule, inner graphs and called functions before those that use them.
 
     Args:
         model: is not changed.
         shapes: of the graph's inputs in a real run; what they do not say is assumed.
         assumed: size of a dimension that nothing is known of.
     """
-    bytes_of = _bytes(model, shapes or {}, assumed)
+    sizes = extents(model, shapes or {}, assumed)
+    owners = owners_of(model)
     found: list[tuple[ir.Graph, Schedule]] = []
     peaks: dict[ir.Graph, int] = {}
-    for body in bodies(model):
+    for body in inner_first(model):
         for graph in reversed(list(body.graphs())):
-            made = _schedule(graph, bytes_of, peaks)
+            made = schedule(
+                graph,
+                owners.get(graph),
+                sizes,
+                lambda node: max((peaks[inner] for inner in runs(model, node)), default=0),
+            )
             peaks[graph] = made.peak()
             found.append((graph, made))
     return found
+
+
+def inner_first(model: ir.Model) -> list[Body]:
+    """The local functions, those that are called before those that call them, then the main graph."""
+    main, *functions = bodies(model)
+    return [*reversed([body for body, _ in callers_first(functions, [main])]), main]
+
+
+def runs(model: ir.Model, node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that run while a node does: its subgraphs, the body of the local function that it calls."""
+    yield from subgraphs(node)
+    if model.functions and node.op_identifier() in model.functions:
+        yield model.functions[node.op_identifier()].graph
 
 
 def activation_peak(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None, assumed: int = ASSUMED) -> int:
@@ -130,79 +168,57 @@ def activation_peak(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None 
     return next(made.peak() for graph, made in schedules(model, shapes, assumed) if graph is model.graph)
 
 
-def _schedule(graph: ir.Graph, bytes_of: Mapping[ir.Value, int], peaks: Mapping[ir.Graph, int]) -> Schedule:
+def schedule(
+    graph: ir.Graph, owner: ir.Node | None, sizes: Mapping[ir.Value, Extent], inside: Callable[[ir.Node], int]
+) -> Schedule:
+    """The schedule of one graph.
+
+    Args:
+        graph: any graph.
+        owner: the node in which it lies.
+        sizes: of what its nodes compute, and of the inputs of a loop's body.
+        inside: the bytes that the graphs which run inside a node need on top.
+    """
     made = Schedule()
     position = {node: index for index, node in enumerate(graph)}
     outputs = set(graph.outputs)
     buffer_of: dict[ir.Value, int] = {}
+
+    def new(value: ir.Value) -> int:
+        buffer, extent = len(made.sizes), sizes.get(value, Extent(0))
+        buffer_of[value] = buffer
+        made.sizes.append(extent.bytes)
+        made.values.append([value])
+        if not extent.known:
+            made.guessed.add(buffer)
+        return buffer
+
+    if is_op(owner, "Loop", "Scan"):
+        made.held = tuple(new(value) for value in graph.inputs)
+        made.stays.update(made.held)
     for node in graph:
-        used = [value for value in dict.fromkeys(captured_values(node)) if value.producer() in position]
-        reads = {buffer_of[value] for value in used if value in buffer_of}
-        needs = {position[producer] for value in used if (producer := value.producer()) is not None}
+        reads: set[int] = set()
+        needs: set[int] = set()
+        for value in dict.fromkeys(captured_values(node)):
+            producer = value.producer()
+            if producer in position:
+                needs.add(position[producer])
+            if value in buffer_of:
+                reads.add(buffer_of[value])
         makes: list[int] = []
+        view = node.inputs[0] if node.inputs and is_op(node, *_VIEWS) else None
         for index, value in enumerate(node.outputs):
-            source = node.inputs[0] if node.inputs and index == 0 and is_op(node, *_VIEWS) else None
-            if source is not None and source in buffer_of:
-                buffer_of[value] = buffer_of[source]
-            elif constant(value) is None and (source is None or value in outputs):
-                buffer_of[value] = len(made.sizes)
-                makes.append(len(made.sizes))
-                made.sizes.append(bytes_of.get(value, 0))
+            if view is not None and index == 0 and view in buffer_of:
+                buffer_of[value] = buffer_of[view]
+                made.values[buffer_of[value]].append(value)
+            elif constant(value) is None and (view is None or index or value in outputs):
+                makes.append(new(value))
             if value in outputs and value in buffer_of:
                 made.stays.add(buffer_of[value])
-        inside = max((peaks[inner] for inner in subgraphs(node)), default=0)
-        made.work.append(Work(node, tuple(sorted(needs)), tuple(makes), tuple(sorted(reads)), inside))
+        takes = tuple(dict.fromkeys(buffer_of[value] for value in overwritable(node, sizes) if value in buffer_of))
+        made.work.append(Work(node, tuple(sorted(needs)), tuple(makes), tuple(sorted(reads)), inside(node), takes))
     made.readers = [0] * len(made.sizes)
     for item in made.work:
         for buffer in item.reads:
             made.readers[buffer] += 1
     return made
-
-
-def _bytes(model: ir.Model, shapes: Mapping[str, Sequence[int]], assumed: int) -> dict[ir.Value, int]:
-    """Bytes of what each node computes, by inference on a copy whose inputs have sizes."""
-    copy = copy_model(model)
-    sizes: dict[str, int] = {}
-    for value in copy.graph.inputs:
-        declared = dims(value)
-        given = shapes.get(value.name or "")
-        if declared is None and given is not None:
-            declared = tuple(given)
-        if declared is None:
-            continue
-        fits = given is not None and len(given) == len(declared)
-        for axis, dim in enumerate(declared):
-            if isinstance(dim, str) and fits and given is not None:
-                sizes.setdefault(dim, int(given[axis]))
-        value.shape = ir.Shape(
-            [
-                dim
-                if isinstance(dim, int)
-                else int(given[axis])
-                if fits and given is not None
-                else sizes.get(dim or "", assumed)
-                for axis, dim in enumerate(declared)
-            ]
-        )
-    infer(copy)
-    found: dict[ir.Value, int] = {}
-    for body, twin in zip(bodies(model), bodies(copy), strict=True):
-        for node, same in zip(body.nodes(), twin.nodes(), strict=True):
-            largest = max((_size(value, assumed) or 0 for value in same.inputs if value is not None), default=0)
-            for value, its in zip(node.outputs, same.outputs, strict=True):
-                if value.name or value.uses():
-                    size = _size(its, assumed)
-                    found[value] = largest if size is None else size
-    return found
-
-
-def _size(value: ir.Value, assumed: int) -> int | None:
-    """Bytes, with the assumed size for symbols that inference made up; None when the rank or type is not known."""
-    shape = dims(value)
-    if shape is None or not isinstance(value.type, ir.TensorType):
-        return None
-    elements = 1
-    for dim in shape:
-        elements *= dim if isinstance(dim, int) else assumed
-    width = _STRING_BYTES if value.type.dtype is ir.DataType.STRING else value.type.dtype.itemsize
-    return int(elements * width)

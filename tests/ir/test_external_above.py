@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from graphopt.errors import GraphoptError
@@ -31,7 +32,7 @@ def outside(path: Path) -> set[str]:
     return {item.name for item in found.graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL}
 
 
-@pytest.mark.parametrize(("above", "expected"), [(0, {"w", "b", "e"}), (4, {"w", "b"}), (2400, {"w"}), (9600, set())])
+@pytest.mark.parametrize(("above", "expected"), [(0, {"w", "b"}), (4, {"w", "b"}), (2400, {"w"}), (9600, set())])
 def test_what_is_larger_goes_outside(tmp_path: Path, above: int, expected: set[str]) -> None:
     source, path = model(), tmp_path / "m.onnx"
     save(source, path, external_above=above)
@@ -43,6 +44,31 @@ def test_what_is_larger_goes_outside(tmp_path: Path, above: int, expected: set[s
         found = again.graph.initializers[name].const_value
         assert found is not None
         np.testing.assert_array_equal(found.numpy(), value.const_value.numpy())
+
+
+@pytest.mark.parametrize("above", [0, 8, None])
+def test_what_gives_sizes_stays_inside_or_nobody_could_infer_shapes(
+    tmp_path: Path, above: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime refuses a model whose Reshape has its shape outside: "Cannot parse data from external tensors"."""
+    monkeypatch.setattr(serial, "INLINE_LIMIT", 0)
+    many = ", ".join(f"s{number}" for number in range(200))
+    source = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["": 17]> g (float[N,1,2,200] x, bool q) => (float[M] y)
+        <float[4] scales = {{1, 1, 2, 1}}, int64[200] sizes = {{{", ".join("1" * 200)}}}, int64[1] minus = {{-1}},
+         float[800] w = {{{", ".join("2" * 800)}}}> {{
+        k = Constant<value = int64[4] {{-1, 1, 2, 200}}>() a = Reshape(x, k) b = Resize(a, , scales)
+        c = If (q) <then_branch = t () => (float[M] p) <int64[1] e = {{-1}}> {{ p = Reshape(b, e) }},
+                    else_branch = f () => (float[M] r) <int64[1] h = {{-1}}> {{ r = Reshape(b, h) }}>
+        {many} = Split<axis = 3>(a, sizes) d = Mul(c, w) v = Reshape(s7, minus) u = ReduceMax<keepdims = 0>(v)
+        y = Add(d, u) }}"""
+    )
+    save(source, tmp_path / "m.onnx", external_above=above)
+    assert outside(tmp_path / "m.onnx") == {"w"}
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {"x": np.full((1, 1, 2, 200), 3, np.float32), "q": np.array(True)})
+    np.testing.assert_array_equal(result, np.full(800, 9, np.float32))
 
 
 def test_by_default_a_small_model_stays_in_one_file(tmp_path: Path) -> None:
