@@ -6,6 +6,8 @@ Counted so that "before" and "after" can be set side by side whatever an exporte
   (however often it is called);
 - a Constant node is no node: it is an initialiser written another way, and is counted as one;
 - a tensor that several values share is counted for each of them, as it is in a file;
+- a call of a packed operator (``graphopt.packed``, written by ``pack-channels``) is one node: the body of its function
+  says what it means, and a lowering replaces it by a kernel;
 - nothing is read: sizes come from shapes and types, so a model with 100 GB of external data costs nothing.
 """
 
@@ -19,9 +21,12 @@ from typing import Any
 import onnx_ir as ir
 
 from ..ir.facts import constant
-from ..ir.walk import graphs, nodes
+from ..ir.walk import bodies, graphs, nodes
 
 STANDARD_DOMAINS = frozenset(("", "ai.onnx"))
+
+PACKED = "graphopt.packed"
+"""The domain of operators on channels in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,13 @@ def stats(model: ir.Model) -> ModelStats:
     Returns:
         The numbers, the same for the same model.
     """
-    operators: Counter[str] = Counter(_operator(node) for node in nodes(model) if not _is_constant(node))
+    operators: Counter[str] = Counter(
+        _operator(node)
+        for body in bodies(model)
+        if body.function is None or body.function.domain != PACKED
+        for node in body.nodes()
+        if not _is_constant(node)
+    )
     sizes = [(tensor.size, tensor.nbytes) for tensor in _tensors(model)]
     return ModelStats(
         nodes=operators.total(),
@@ -71,6 +82,8 @@ def stats(model: ir.Model) -> ModelStats:
 
 
 def _operator(node: ir.Node) -> str:
+    if node.domain == PACKED:
+        return f"{PACKED}::{node.op_type.partition('_')[0]}"  # what follows are its attributes
     return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
 
 
