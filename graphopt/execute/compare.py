@@ -16,7 +16,7 @@ import numpy as np
 
 from .tolerances import EXACT, RANGE, Tolerance, tolerance
 
-__all__ = ["EXACT", "Difference", "Tolerance", "compare", "difference", "tolerance"]
+__all__ = ["EXACT", "Difference", "Tolerance", "allowance", "compare", "difference", "tolerance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,26 @@ class Difference:
             "max_rel": _finite(self.max_rel),
             "sqnr_db": _finite(self.sqnr_db),
             "worst": None if self.worst is None else list(self.worst),
-            "tolerance": str(self.tolerance),
+            "tolerance": allowance(self.tolerance),
             "reason": self.reason,
         }
+
+
+def allowance(given: Tolerance) -> str:
+    """What a tolerance allows, in words: ``0.013 % of the largest value``, ``no difference``."""
+    if given.sqnr_db is not None:
+        return str(given)
+    parts = [
+        f"{_percent(given.scale)} of the largest value" if given.scale else "",
+        f"{_percent(given.rtol)} of each value" if given.rtol else "",
+        f"{given.atol:.2g}" if given.atol else "",
+        f"{given.integers} in integers" if given.integers else "",
+    ]
+    return " + ".join(part for part in parts if part) or "no difference"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.99 else f"{100 * share:.0f} %"
 
 
 def _finite(number: float) -> float | None:

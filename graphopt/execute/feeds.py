@@ -3,7 +3,8 @@
 - Numbers respect what each input is for (``roles``): ids lie within their table, masks are 0 and 1, images 0
   .. 255.
 - Dynamic dimensions with the same symbol have the same size; which sizes a model accepts is found by trying:
-  usual ones first, until the model runs. A stated size always wins.
+  usual ones first, until the model runs. Inputs that look alike get the same sizes where the model takes
+  them (``ties``). A stated size always wins.
 - The same model, seed and sizes give the same feeds.
 """
 
@@ -28,8 +29,10 @@ from .roles import role
 from .session import Session
 from .signature import Port, signature
 from .sizes import SYMBOL, Key, candidates, combinations, terms
+from .ties import Tie, ties
 
 _TRIALS = 300
+_TIED_TRIALS = 40  # of these, with sizes tied in one way that is a guess
 _MOST_ELEMENTS = 2**25
 
 
@@ -74,11 +77,12 @@ def random_feeds(
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """One attempt: sizes of unknown dimensions, which of the compared numbers, how plain the integers are."""
+    """One attempt: sizes of unknown dimensions, which of the compared numbers, how plain integers are, which tie."""
 
     sizes: tuple[tuple[Key, int], ...]
     compared: int = 0
     plain: str = ""
+    tied: int = 0
 
 
 class _Plan:
@@ -109,6 +113,7 @@ class _Plan:
                     unknown.setdefault(key, candidates(port, axis, size))
         self._refuse_unknown_names(dims)
         self.unknown = {key: sizes for key, sizes in unknown.items() if key not in self._given}
+        self._ties = [self._fitting(tie) for tie in ties(self.ports, self._roles)]
         kinds = [item.kind for item in self._roles.values()]
         integers = any(port.dtype is not None and port.dtype.is_integer() for port in self.ports)
         self._most_compared = max((len(item.choices) for item in self._roles.values()), default=0)
@@ -138,31 +143,56 @@ class _Plan:
                     usage=True,
                 )
 
-    def first(self) -> _Choice:
-        return _Choice(tuple((key, sizes[0]) for key, sizes in self.unknown.items()))
+    def _fitting(self, tie: Tie) -> Tie:
+        """A tie of sizes that are unknown; where one is given that would follow, the one it follows is that."""
+        given = {others[0]: key for key, others in tie.items() if key in self._given and len(others) == 1}
+        fitting = {
+            key: tuple(given.get(other, other) for other in others)
+            for key, others in tie.items()
+            if key in self.unknown
+        }
+        return {**fitting, **{root: (key,) for root, key in given.items() if root in self.unknown}}
+
+    def free(self, tied: int) -> dict[Key, tuple[int, ...]]:
+        """The unknown sizes that follow from no other ones, with what to try."""
+        tie = self._ties[tied]
+        return {key: sizes for key, sizes in self.unknown.items() if key not in tie}
+
+    def first(self, tied: int | None = None) -> _Choice:
+        tied = len(self._ties) - 1 if tied is None else tied
+        return _Choice(tuple((key, sizes[0]) for key, sizes in self.free(tied).items()), tied=tied)
 
     def choices(self) -> Iterator[_Choice]:
         """What to try, in order: usual sizes first, then plainer integers, then ever less usual sizes."""
+        last = len(self._ties) - 1
+        for tied in range(last):
+            yield from itertools.islice(self._choices(tied), _TIED_TRIALS)
+        yield from self._choices(last)
+
+    def _choices(self, tied: int) -> Iterator[_Choice]:
         compared = range(max(self._most_compared, 1))
         for index in compared:
             for plain in ("", "ones", "zeros"):
-                yield _Choice(self.first().sizes, index, plain)
-        for sizes in combinations(self.unknown):
+                yield _Choice(self.first(tied).sizes, index, plain, tied)
+        for sizes in combinations(self.free(tied)):
             for index in compared:
-                yield _Choice(sizes, index)
-        for sizes in itertools.islice(combinations(self.unknown), 40):
+                yield _Choice(sizes, index, "", tied)
+        for sizes in itertools.islice(combinations(self.free(tied)), 40):
             for plain in ("ones", "zeros"):
-                yield _Choice(sizes, 0, plain)
+                yield _Choice(sizes, 0, plain, tied)
 
     def shape(self, port: Port, choice: _Choice) -> tuple[int, ...]:
-        sizes = {**dict(choice.sizes), **self._given}
+        sizes, tie = {**dict(choice.sizes), **self._given}, self._ties[choice.tied]
+
+        def of(key: Key) -> int:
+            return sum(sizes.get(other, 1) for other in tie[key]) if key in tie else sizes.get(key, 1)
 
         def size(axis: int, dim: int | str | None) -> int:
             if isinstance(dim, int):
                 return dim
             if dim in self._sums:
-                return sum(int(term) if term.isdigit() else sizes.get(term, 1) for term in self._sums[dim])
-            return sizes.get(dim if dim is not None else (port.name, axis), 1)
+                return sum(int(term) if term.isdigit() else of(term) for term in self._sums[dim])
+            return of(dim if dim is not None else (port.name, axis))
 
         return tuple(size(axis, dim) for axis, dim in enumerate(port.shape or ()))
 
@@ -222,7 +252,7 @@ def _others(plan: _Plan, choice: _Choice, session: Session, wanted: int) -> list
     found: list[_Choice] = []
     sizes = dict(choice.sizes)
     moves: list[dict[Key, int]] = []
-    for key, usual in plan.unknown.items():
+    for key, usual in plan.free(choice.tied).items():
         other = next((size for size in usual if size > 1 and size != sizes[key]), None)
         if other is not None:
             moves.append({key: other})
@@ -230,7 +260,7 @@ def _others(plan: _Plan, choice: _Choice, session: Session, wanted: int) -> list
     for move in moves:
         if len(found) == wanted:
             break
-        candidate = _Choice(tuple({**sizes, **move}.items()), choice.compared, choice.plain)
+        candidate = _Choice(tuple({**sizes, **move}.items()), choice.compared, choice.plain, choice.tied)
         if not move or plan.elements(candidate) > _MOST_ELEMENTS:
             continue
         try:

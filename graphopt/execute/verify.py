@@ -18,9 +18,12 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import load
 
 from .compare import EXACT, Difference, Tolerance, compare
+from .feeds import random_feeds
 from .rounding import Rounding
 from .session import Session
 from .signature import Feeds, Port
+
+RANDOM_FEEDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Verdict:
         notes: what weakens the comparison (outputs that are all NaN).
         feeds: how many feeds were compared.
         evaluator: who computed the truth: ``onnxruntime`` or ``onnx.reference``.
+        runs: False when the second model does not load, or fails on a feed.
     """
 
     ok: bool
@@ -44,12 +48,13 @@ class Verdict:
     notes: tuple[str, ...] = ()
     feeds: int = 0
     evaluator: str = "onnxruntime"
+    runs: bool = True
 
     @property
     def verdict(self) -> str:
-        """``equal``, ``within tolerance``, ``different`` or ``not comparable``."""
+        """``equal``, ``within tolerance``, ``different``, ``does not run`` or ``not comparable``."""
         if not self.ok:
-            return "different"
+            return "different" if self.runs else "does not run"
         if not self.outputs:
             return "not comparable" if self.not_comparable else "equal"
         return "equal" if all(item.max_abs == 0.0 for item in self.outputs) else "within tolerance"
@@ -76,7 +81,7 @@ class Verdict:
 def verify(
     a: ir.Model | str | Path,
     b: ir.Model | str | Path,
-    feeds: Iterable[Feeds],
+    feeds: Iterable[Feeds] | None = None,
     tolerance: Tolerance | None = None,
     *,
     threads: int = 1,
@@ -86,7 +91,7 @@ def verify(
     Args:
         a: the model that is right by definition.
         b: the model in question.
-        feeds: what to run both on, one mapping for each run.
+        feeds: what to run both on, one mapping for each run; two random ones made from the signature without.
         tolerance: what is forgiven in every output; by default what rounding explains (``Rounding``).
             ``EXACT`` for equality.
         threads: threads within an operator; with more than one some sums differ from run to run.
@@ -98,16 +103,17 @@ def verify(
     try:
         other = _beside(truth, b, threads)
     except GraphoptError as error:
-        return Verdict(False, problems=(f"the second model does not load: {error.what}",), evaluator=truth.evaluator)
+        problem = f"the second model does not load: {error.what}"
+        return Verdict(False, problems=(problem,), evaluator=truth.evaluator, runs=False)
     problems = [
-        *_interface("input", truth.inputs, other.inputs),
-        *_interface("output", truth.outputs, other.outputs),
+        *interface_problems("input", truth.inputs, other.inputs),
+        *interface_problems("output", truth.outputs, other.outputs),
     ]
     if problems:
         return Verdict(False, problems=tuple(problems), evaluator=truth.evaluator)
     rounding = None if tolerance is not None else Rounding(load(a) if isinstance(a, (str, Path)) else a)
     collected = _Collected()
-    for feed in feeds:
+    for feed in random_feeds(a, count=RANDOM_FEEDS) if feeds is None else feeds:
         expected = truth.run(feed)
         if collected.feeds == 0:
             collected.leave_out(expected, truth.run(feed))
@@ -117,7 +123,7 @@ def verify(
             actual = other.run(feed)
         except GraphoptError as error:
             problem = f"the second model fails on feed {collected.feeds}: {error.what}"
-            return Verdict(False, problems=(problem,), feeds=collected.feeds, evaluator=truth.evaluator)
+            return Verdict(False, problems=(problem,), feeds=collected.feeds, evaluator=truth.evaluator, runs=False)
         found = compare(expected, actual, allowances(expected, tolerance, rounding))
         if any(not item.ok and item.name not in collected.random for item in found):
             collected.leave_out(expected, truth.run(feed))
@@ -201,7 +207,7 @@ def _is_all_nan(value: Any) -> bool:
     return bool(np.isnan(value).all())
 
 
-def _interface(kind: str, a: tuple[Port, ...], b: tuple[Port, ...]) -> list[str]:
+def interface_problems(kind: str, a: tuple[Port, ...], b: tuple[Port, ...]) -> list[str]:
     """What is wrong with the inputs or outputs of the second model."""
     before, after = {port.name: port for port in a}, {port.name: port for port in b}
     problems = [f"{kind} '{name}' is missing" for name in before if name not in after]

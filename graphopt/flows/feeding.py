@@ -14,11 +14,11 @@ from ..errors import GraphoptError
 from ..execute.feeds import random_feeds
 from ..execute.isolate import isolated
 from ..ir import load
+from ..pipeline.proof import MAX_FEEDS
 from .limits import is_too_large, limits
 
 Data = CalibrationData | str | Path | Iterable[Mapping[str, Any]] | None
 FeedsInWords = tuple[list[dict[str, Any]], str]
-MOST = 4
 TIMEOUT = 300.0
 
 
@@ -46,7 +46,7 @@ def real_feeds(model: Path, data: CalibrationData | str | Path | Iterable[Mappin
     """The first few of some data, checked against the model, and in words what they are."""
     fitted = CalibrationData.open(data).for_model(load(model))
     refuse_nan(fitted)
-    found = [dict(feed) for feed in islice(fitted, MOST)]
+    found = [dict(feed) for feed in islice(fitted, MAX_FEEDS)]
     return found, f"{len(found)} of {len(fitted)} feeds of {fitted.where}"
 
 
@@ -56,7 +56,7 @@ def refuse_nan(data: CalibrationData) -> None:
     Raises:
         GraphoptError: an input holds NaN; names it and its sample.
     """
-    for index, feed in enumerate(islice(data, MOST)):
+    for index, feed in enumerate(islice(data, MAX_FEEDS)):
         for name, value in feed.items():
             parts = value if isinstance(value, (list, tuple)) else (value,)
             if any(_holds_nan(part) for part in parts):

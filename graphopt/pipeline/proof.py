@@ -14,14 +14,15 @@ from ..execute.feeds import random_feeds
 from ..execute.session import Session
 from ..execute.signature import Feeds
 from ..execute.verify import Verdict, verify
-from ..execute.widened import widened
-from ..ir import attribute, copy_model, is_op, nodes
+from ..execute.widened import NARROW, widened
+from ..ir import attribute, copy_model, infer, is_op, nodes
 from .context import Context
 from .pass_ import Fidelity
-from .permuted import in_orders_of
-from .retyped import in_types_of
+from .ports import in_orders_of, in_types_of
 
 MAX_FEEDS = 4
+"""How many samples of the data two models are compared on, at most: the first ones."""
+
 RANDOM_FEEDS = 2
 
 
@@ -76,7 +77,8 @@ class Proof:
             promise: EXACT asks for equal bits (see ``_computes_in_half_precision``); NUMERIC for what rounding
                 explains; LOSSY for errors of floating-point outputs within the budget, and all other outputs equal.
                 For the latter two the context's tolerance holds, where it has one.
-            budget_db: of a LOSSY result. One in bfloat16 is simulated in float32 (``graphopt.execute.widened``).
+            budget_db: of a LOSSY result. One in 16 bits is simulated in float32 (``graphopt.execute.widened``); where
+                the original is in float16 itself, both run as ONNX Runtime runs them.
 
         Returns:
             the verdict; None when nothing can be compared.
@@ -88,7 +90,8 @@ class Proof:
         if promise is not Fidelity.LOSSY:
             return verify(self._original, self._comparable(result), self._feeds, tolerance)
         comparable = in_types_of(self._original, self._comparable(result))
-        return verify(self._original, widened(comparable), self._feeds, tolerance or Tolerance(sqnr_db=budget_db))
+        simulated = widened(_typed(comparable), NARROW if self._has_bits else {ir.DataType.BFLOAT16})
+        return verify(self._original, simulated, self._feeds, tolerance or Tolerance(sqnr_db=budget_db))
 
     def _comparable(self, result: ir.Model) -> ir.Model:
         """The result, made to take the feeds of the original and to give its outputs."""
@@ -108,6 +111,15 @@ class Proof:
             for value in self._original.graph.inputs
         )
         return copy
+
+
+def _typed(model: ir.Model) -> ir.Model:
+    """The model with the types of its values known; itself where they are."""
+    if all(value.type is not None for node in nodes(model) for value in node.outputs if value.name):
+        return model
+    copy = copy_model(model)
+    infer(copy)
+    return copy
 
 
 def _computes_in_half_precision(model: ir.Model) -> bool:

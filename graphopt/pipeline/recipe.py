@@ -173,7 +173,7 @@ def make(name: str, options: dict[str, Any]) -> Pass:
         GraphoptError: no such pass or option, or a value of another type.
     """
     kind = registry.find(name)
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind) if options else {}
     known = {item.name: item for item in kind.options()}
     values: dict[str, Any] = {}
     for key, value in options.items():

@@ -2,8 +2,8 @@
 
     local error of a node = 10 log10(sum y**2 / sum (y - r(node(r(x))))**2)  dB,   x and y as recorded in float32
 
-All nodes are measured in the same runs: each has a shadow in a copy of the model (``_rounded.shadowed``), and both
-results are read out (``graphopt.execute.Taps``), as many nodes at a time as memory allows.
+All nodes are measured in the same run: each has a shadow in a copy of the model (``_rounded.Simulator.shadowed``), and
+both results are read out, stage by stage (``graphopt.execute.staged``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.execute.signature import Feeds
-from graphopt.execute.taps import Taps
+from graphopt.execute.staged import Staged
 
 from ._forms import FLOAT, Form
-from ._rounded import shadowed
-
-_FIRST_BATCH = 32
-_BATCH_BYTES = 128 << 20
+from ._rounded import Simulator
 
 
 @dataclass
@@ -89,12 +86,13 @@ def limits(narrow: ir.DataType) -> tuple[float, float]:
 
 
 def measure(
-    model: ir.Model, forms: Mapping[str, Form], narrow: ir.DataType, feeds: Iterable[Feeds]
+    model: ir.Model, simulator: Simulator, forms: Mapping[str, Form], narrow: ir.DataType, feeds: Iterable[Feeds]
 ) -> dict[str, Numbers]:
     """Numbers of each float32 tensor of the main graph, by name.
 
     Args:
         model: with the types of its tensors known.
+        simulator: of the model.
         forms: the nodes to shadow, by the name of their first output.
         narrow: the type.
         feeds: the runs.
@@ -103,33 +101,31 @@ def measure(
         GraphoptError: the model does not run.
     """
     _, normal = limits(narrow)
-    copy, shadows = shadowed(model, forms, narrow)
+    program, shadows = simulator.shadowed(forms)
+    shadowed = frozenset(shadows.values())
+    wide = frozenset(
+        str(value.name)
+        for node in model.graph
+        for value in node.outputs
+        if value.name and value.dtype == FLOAT and isinstance(value.type, ir.TensorType)
+    )
     found: dict[str, Numbers] = {}
-    feeds = list(feeds)
+    staged = Staged(program, (*wide, *shadows))
     for feed in feeds:
         for value in model.graph.inputs:
             tensor = feed.get(str(value.name))
             tensor = value.const_value.numpy() if tensor is None and value.const_value is not None else tensor
             if isinstance(tensor, np.ndarray) and tensor.dtype == np.float32:
                 found.setdefault(str(value.name), Numbers()).see(tensor, normal)
-    pending = [
-        value.name
-        for node in model.graph
-        for value in node.outputs
-        if value.name and value.dtype == FLOAT and isinstance(value.type, ir.TensorType)
-    ]
-    taps, count, seen, weight = Taps(copy), _FIRST_BATCH, 0, 0
-    while pending:
-        batch, pending = pending[:count], pending[count:]
-        session = taps.session([*batch, *(shadows[name] for name in batch if name in shadows)])
-        for feed in feeds:
-            values = session.run(feed)
-            seen, weight = seen + len(batch), weight + sum(value.nbytes for value in values.values())
-            for name in batch:
-                numbers = found.setdefault(name, Numbers())
-                numbers.see(values[name], normal)
-                if name in shadows:
-                    numbers.see_shadow(values[name], values[shadows[name]])
-            del values
-        count = int(min(max(_BATCH_BYTES * seen / max(weight, 1), 1), 8 * count))  # loading is the dear part
+        waiting: dict[str, np.ndarray] = {}
+        for name, tensor in staged.run(feed):
+            exact = shadows.get(name)
+            if exact is not None:
+                with np.errstate(all="ignore"):
+                    rounded = tensor.astype(narrow.numpy()).astype(np.float32)
+                found[exact].see_shadow(waiting.pop(exact), rounded)
+            elif name in wide:
+                found.setdefault(name, Numbers()).see(tensor, normal)
+                if name in shadowed:
+                    waiting[name] = tensor
     return found

@@ -19,15 +19,15 @@ import onnx_ir as ir
 
 from graphopt import ir as gir
 from graphopt.errors import GraphoptError
-from graphopt.execute.compare import Tolerance, compare
-from graphopt.execute.session import Session
 from graphopt.execute.signature import Feeds
+from graphopt.execute.staged import Program
 
 from ._forms import FLOAT, Form, Kind, Refusal, form
 from ._groups import Choice, small_groups
 from ._measure import measure
+from ._outputs import outputs, worst_db
 from ._range import Range
-from ._rounded import key, simulated
+from ._rounded import Simulator, key
 
 MARGIN_DB = 1.0
 """How far above the budget the simulation must stay: a real kernel may round once more than the simulated one."""
@@ -35,7 +35,6 @@ MARGIN_DB = 1.0
 MAX_TRIES = 32
 """Simulated runs of the whole model, at most."""
 
-_ANY_ERROR = Tolerance(sqnr_db=-math.inf)
 _SIZES = frozenset(("Shape", "Size"))
 _LOOKUPS = frozenset(("Gather", "GatherElements", "GatherND"))
 
@@ -49,12 +48,14 @@ class Plan:
         sqnr_db: of the worst output in the simulation; infinite when nothing is lost.
         all_sqnr_db: the same with all nodes narrow that can be; None where the model then fails or gives inf or NaN.
         tries: how often the whole model was simulated.
+        masks: constants that must first be brought within the range of the type (``_masks.py``).
     """
 
     choices: list[Choice] = field(default_factory=list)
     sqnr_db: float = math.inf
     all_sqnr_db: float | None = None
     tries: int = 0
+    masks: Sequence[ir.Value] = ()
 
 
 class Planner:
@@ -83,6 +84,7 @@ class Planner:
         self._aim_db = budget_db + MARGIN_DB
         self._keep_io = keep_io
         self._range = Range(narrow)
+        self._simulator = Simulator(model, narrow)
         self._plan = Plan()
         self._by_node: dict[ir.Node, Choice] = {}
 
@@ -95,7 +97,7 @@ class Planner:
         self._plan.choices = list(self._candidates())
         self._by_node = {choice.node: choice for choice in self._plan.choices}
         arithmetic = [item for item in self._open() if item.form is not None and item.form.kind is Kind.ARITHMETIC]
-        numbers = measure(self._model, _forms(arithmetic), self._narrow, self._feeds)
+        numbers = measure(self._model, self._simulator, _forms(arithmetic), self._narrow, self._feeds)
         for choice in self._open():
             choice.reason = self._range.objection(choice, numbers)
         self._hold_budget([choice for choice in arithmetic if not choice.reason])
@@ -143,7 +145,7 @@ class Planner:
     def _hold_budget(self, candidates: list[Choice]) -> None:
         """Let as few as possible stay, so that the whole model keeps the budget."""
         worst_first = sorted(candidates, key=lambda item: math.inf if item.sqnr_db is None else item.sqnr_db)
-        truth = [Session(self._model, optimized=False).run(feed) for feed in self._feeds]
+        truth = self._outputs(self._simulator.exact)
         low, high = -1, len(worst_first)
         while high - low > 1:
             middle = (low + high) // 2 if low >= 0 else 0
@@ -186,19 +188,15 @@ class Planner:
         self._plan.sqnr_db = reached
         return True
 
+    def _outputs(self, program: Program) -> list[Feeds]:
+        return outputs(program, self._feeds)
+
     def _reached(self, forms: dict[str, Form], truth: Sequence[Feeds]) -> float | None:
         """The worst output's ratio in dB when these nodes are narrow; None when one differs by more than numbers."""
-        worst = math.inf
         try:
-            session = Session(simulated(self._model, forms, self._narrow), optimized=False)
-            for feed, expected in zip(self._feeds, truth, strict=True):
-                found = compare(expected, session.run(feed), _ANY_ERROR)
-                if not all(item.ok for item in found):
-                    return None
-                worst = min((worst, *(item.sqnr_db for item in found)))
+            return worst_db(truth, self._outputs(self._simulator.simulated(forms)))
         except GraphoptError:
             return None
-        return worst
 
     def _move(self) -> None:
         """Moving nodes are narrow where all they take is narrow already, or all who use them want it narrow."""

@@ -8,120 +8,112 @@ provider, which has few others). It runs wherever float32 runs, for types withou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from graphopt import ir as gir
+from graphopt.execute.staged import Program
 
 from ._forms import FLOAT, Form
 
-
-class Rounder:
-    """Rounds values of one graph, each once.
-
-    Args:
-        graph: is edited.
-        narrow: the type to round to.
-    """
-
-    def __init__(self, graph: ir.Graph, narrow: ir.DataType) -> None:
-        self._graph = graph
-        self._narrow = narrow
-        self._rounded: dict[ir.Value, ir.Value] = {}
-        self._count = 0
-
-    def rounded(self, value: ir.Value) -> ir.Value:
-        """The value rounded, still float32."""
-        if value not in self._rounded:
-            self._rounded[value] = self._constant(value) or self.pair(value, value)
-        return self._rounded[value]
-
-    def settle(self, value: ir.Value) -> None:
-        """Round a value for all that use it."""
-        users, is_output = tuple(value.uses()), value.is_graph_output()
-        made = self.pair(value, value)
-        for user, index in users:
-            user.replace_input_with(index, made)
-        if is_output:
-            name = value.name
-            value.name = f"{name}.graphopt.exact"
-            made.name = name
-            for index, output in enumerate(self._graph.outputs):
-                if output is value:
-                    self._graph.outputs[index] = made
-        self._rounded[value] = self._rounded[made] = made
-
-    def pair(self, value: ir.Value, behind: ir.Value) -> ir.Value:
-        """Cast and Cast back, placed right behind the node of a value."""
-        there = ir.node("Cast", [value], {"to": self._narrow})
-        back = ir.node("Cast", there.outputs, {"to": FLOAT})
-        self._count += 1
-        for node, dtype, suffix in ((there, self._narrow, "narrow"), (back, FLOAT, "rounded")):
-            node.outputs[0].type = ir.TensorType(dtype)
-            node.outputs[0].name = f"{value.name}.graphopt.{suffix}.{self._count}"
-        producer = behind.producer()
-        if producer is not None and producer.graph is self._graph:
-            self._graph.insert_after(producer, (there, back))
-        else:
-            self._graph.insert_before(self._graph[0], (there, back))
-        return back.outputs[0]
-
-    def _constant(self, value: ir.Value) -> ir.Value | None:
-        tensor = gir.constant(value)
-        if tensor is None:
-            return None
-        with np.errstate(all="ignore"):
-            elements = tensor.numpy().astype(self._narrow.numpy()).astype(np.float32)
-        return gir.new_initializer(self._graph, elements, f"{value.name}_rounded")
+_EXACT, _NARROW, _ROUNDED, _SHADOW = (f".graphopt.{word}" for word in ("exact", "narrow", "rounded", "shadow"))
 
 
-def simulated(model: ir.Model, forms: Mapping[str, Form], narrow: ir.DataType) -> ir.Model:
-    """A copy in which some nodes of the main graph compute with rounded numbers.
+class Simulator:
+    """Makes programs out of one model.
 
     Args:
-        model: is not changed.
-        forms: the nodes, by the name of their first output, with the operands and results to round.
+        model: with the types of its tensors known; is not changed while programs are made of it.
         narrow: the type.
+
+    Attributes:
+        exact: the model as it is.
     """
-    copy = gir.copy_model(model)
-    rounder = Rounder(copy.graph, narrow)
-    for node in tuple(copy.graph):
-        chosen = forms.get(key(node))
-        if chosen is None:
-            continue
-        _round_operands(node, chosen.operands, rounder)
-        for index in chosen.results:
-            if node.outputs[index].name:
-                rounder.settle(node.outputs[index])
-    return copy
 
+    def __init__(self, model: ir.Model, narrow: ir.DataType) -> None:
+        self.exact = Program.of(model)
+        self._narrow = narrow
+        self._keys = [key(node) for node in model.graph]
+        self._values = {str(value.name): value for value in model.graph.initializers.values()}
+        self._rounded: dict[str, onnx.TensorProto] = {}
 
-def shadowed(model: ir.Model, forms: Mapping[str, Form], narrow: ir.DataType) -> tuple[ir.Model, dict[str, str]]:
-    """A copy in which nodes have a shadow that does the same with rounded operands and result, fed with exact ones.
+    def simulated(self, forms: Mapping[str, Form]) -> Program:
+        """The model with some nodes computing with rounded numbers.
 
-    Returns:
-        the copy, and the name of the shadow of each result.
-    """
-    copy = gir.copy_model(model)
-    rounder = Rounder(copy.graph, narrow)
-    shadows: dict[str, str] = {}
-    for node in tuple(copy.graph):
-        chosen = forms.get(key(node))
-        if chosen is None:
-            continue
-        twin = ir.node(node.op_type, node.inputs, node.attributes, domain=node.domain, num_outputs=len(node.outputs))
-        for mine, its in zip(twin.outputs, node.outputs, strict=True):
-            mine.name = f"{its.name}.graphopt.shadow" if its.name else ""
-            mine.type, mine.shape = its.type, its.shape
-        copy.graph.insert_after(node, twin)
-        _round_operands(twin, chosen.operands, rounder)
-        for index in chosen.results:
-            if node.outputs[index].name:
-                made = rounder.pair(twin.outputs[index], twin.outputs[index])
-                shadows[str(node.outputs[index].name)] = str(made.name)
-    return copy, shadows
+        Args:
+            forms: the nodes, by the name of their first output, with the operands and results to round.
+        """
+        return self.exact.with_nodes(self._simulated(forms), self._rounded)
+
+    def _simulated(self, forms: Mapping[str, Form]) -> Iterator[onnx.NodeProto]:
+        known: dict[str, str] = {}
+        for name, node in zip(self._keys, self.exact.nodes, strict=True):
+            found = forms.get(name)
+            if found is None:
+                yield node
+                continue
+            yield from self._operands(node, found, known)
+            twin = self._twin(node, found, known)
+            settled = [index for index in found.results if node.output[index]]
+            for index in settled:
+                twin.output[index] += _EXACT
+            yield twin
+            for index in settled:
+                result = node.output[index]
+                yield _cast(result + _EXACT, result + _NARROW, self._narrow)
+                yield _cast(result + _NARROW, result, FLOAT)
+                known[result] = result
+
+    def shadowed(self, forms: Mapping[str, Form]) -> tuple[Program, dict[str, str]]:
+        """The model where nodes have a shadow that does the same with rounded operands, made from exact ones.
+
+        Returns:
+            the program, and for each shadow's result, which is not rounded yet, the name of the exact one.
+        """
+        shadows: dict[str, str] = {}
+        nodes = tuple(self._shadowed(forms, shadows))
+        return self.exact.with_nodes(nodes, self._rounded), shadows
+
+    def _shadowed(self, forms: Mapping[str, Form], shadows: dict[str, str]) -> Iterator[onnx.NodeProto]:
+        known: dict[str, str] = {}
+        for name, node in zip(self._keys, self.exact.nodes, strict=True):
+            yield node
+            found = forms.get(name)
+            if found is None:
+                continue
+            yield from self._operands(node, found, known)
+            twin = self._twin(node, found, known)
+            twin.name = f"{node.name}{_SHADOW}" if node.name else ""
+            for index, result in enumerate(node.output):
+                if result:
+                    twin.output[index] += _SHADOW
+            shadows.update({twin.output[index]: node.output[index] for index in found.results if node.output[index]})
+            yield twin
+
+    def _operands(self, node: onnx.NodeProto, found: Form, known: dict[str, str]) -> Iterator[onnx.NodeProto]:
+        """The casts that round the operands of a node, those that are not there yet."""
+        for name in (node.input[index] for index in found.operands):
+            if not name or name in known:
+                continue
+            known[name] = name + _ROUNDED
+            tensor = gir.constant(self._values.get(name))
+            if tensor is None:
+                yield _cast(name, name + _NARROW, self._narrow)
+            elif name + _NARROW not in self._rounded:
+                with np.errstate(all="ignore"):
+                    elements = ir.tensor(tensor.numpy().astype(self._narrow.numpy()), self._narrow, name=name + _NARROW)
+                self._rounded[name + _NARROW] = ir.serde.serialize_tensor(elements)
+            yield _cast(name + _NARROW, name + _ROUNDED, FLOAT)
+
+    def _twin(self, node: onnx.NodeProto, found: Form, known: Mapping[str, str]) -> onnx.NodeProto:
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for index in found.operands:
+            twin.input[index] = known.get(node.input[index], "")
+        return twin
 
 
 def key(node: ir.Node) -> str:
@@ -129,8 +121,6 @@ def key(node: ir.Node) -> str:
     return next((str(value.name) for value in node.outputs if value.name), "")
 
 
-def _round_operands(node: ir.Node, positions: Iterable[int], rounder: Rounder) -> None:
-    for index in positions:
-        value = node.inputs[index]
-        if value is not None:
-            node.replace_input_with(index, rounder.rounded(value))
+def _cast(source: str, result: str, to: ir.DataType) -> onnx.NodeProto:
+    attribute = onnx.AttributeProto(name="to", type=onnx.AttributeProto.INT, i=to)
+    return onnx.NodeProto(op_type="Cast", input=[source], output=[result], attribute=[attribute])

@@ -27,7 +27,7 @@ from graphopt import ir as gir
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
 from graphopt.execute.feeds import random_feeds
-from graphopt.execute.taps import Taps
+from graphopt.execute.staged import Program, Staged
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.pass_ import Fidelity, Pass
 
@@ -147,16 +147,17 @@ def _largest(model: ir.Model, values: list[ir.Value], context: Context) -> dict[
         reach = float(np.abs(tensor).max(initial=0.0))
         found[name] = np.nan if np.isnan(reach) or np.isnan(found.get(name, 0.0)) else max(found.get(name, 0.0), reach)
 
-    inner = [str(value.name) for value in values if value.producer() is not None]
-    taps = Taps(model)
+    inner = {str(value.name) for value in values if value.producer() is not None}
+    staged = Staged(Program.of(model), inner)
     for feed in feeds:
         for value in values:
             given = feed.get(str(value.name))
             given = value.const_value.numpy() if given is None and value.const_value is not None else given
             if value.producer() is None and given is not None:
                 see(str(value.name), given)
-        for name, tensor in taps.values(feed, inner):
-            see(name, tensor)
+        for name, tensor in staged.run(feed):
+            if name in inner:
+                see(name, tensor)
     return found
 
 

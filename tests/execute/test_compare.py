@@ -161,3 +161,11 @@ def test_json_has_no_nan_and_no_infinity() -> None:
 def test_an_array_always_equals_itself(elements: list[float], rtol: float, atol: float) -> None:
     array = floats(*elements)
     assert difference("y", array, array.copy(), Tolerance(rtol, atol)).ok
+
+
+def test_what_was_allowed_is_recorded_in_words() -> None:
+    value = np.ones(3, np.float32)
+    assert (
+        difference("y", value, value, Tolerance(scale=1.3e-4)).as_json()["tolerance"] == "0.013 % of the largest value"
+    )
+    assert difference("y", value, value).as_json()["tolerance"] == "no difference"

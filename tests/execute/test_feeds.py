@@ -171,3 +171,51 @@ def test_when_nothing_runs_the_last_reason_is_told() -> None:
         random_feeds(model(text), seconds=5)
     assert "Reshape" in caught.value.what
     assert "--data" in caught.value.hint
+
+
+def decoder(layers: int, mask: str) -> str:
+    """Attention over cached and new tokens as the dynamo exporter writes it: a symbol of its own for each cache."""
+    caches = ", ".join(f"float[batch, 1, s{i}, 2] past_{i}_{kind}" for i in range(layers) for kind in ("key", "value"))
+    lines = ["e = Gather(table, input_ids)", "axis = Constant<value_ints = [1]>()", "h0 = Unsqueeze(e, axis)", mask]
+    for i in range(layers):
+        lines += [
+            f"k{i} = Concat<axis = 2>(past_{i}_key, h{i})  v{i} = Concat<axis = 2>(past_{i}_value, h{i})",
+            f"t{i} = Transpose<perm = [0, 1, 3, 2]>(k{i})  s_{i} = MatMul(h{i}, t{i})  m{i} = Where(seen, s_{i}, low)",
+            f"w{i} = Softmax(m{i})  h{i + 1} = MatMul(w{i}, v{i})",
+        ]
+    return (
+        f"g (int64[batch, new] input_ids, int64[b2, total] attention_mask, {caches}) => (float[B, 1, S, 2] y)"
+        f"<float[30, 2] table = {{{HALVES}}}, float low = {{-1e9}}> {{ {' '.join(lines)} y = Identity(h{layers}) }}"
+    )
+
+
+# the mask is given the shape of all cached and new tokens, so that one of another length does not fit
+STRICT = """
+  some = Cast<to = 9>(attention_mask)  both = Constant<value_ints = [1, 2]>()  seen = Unsqueeze(some, both)
+  old = Shape<start = 2, end = 3>(past_0_key)  now = Shape<start = 1>(input_ids)  all = Add(old, now)
+  one = Shape<start = 0, end = 1>(input_ids)  to = Concat<axis = 0>(one, all)  flat = Reshape(attention_mask, to)
+"""
+
+
+@pytest.mark.parametrize("layers", [1, 4, 12])
+def test_caches_with_symbols_of_their_own_get_one_length_and_the_mask_the_sum(layers: int) -> None:
+    graph = model(decoder(layers, STRICT))
+    for feeds in random_feeds(graph, count=2, vary=True):
+        Session(graph, optimized=False).run(feeds)
+        lengths = {value.shape[2] for name, value in feeds.items() if name.startswith("past")}
+        assert len(lengths) == 1
+        assert feeds["attention_mask"].shape[1] == lengths.pop() + feeds["input_ids"].shape[1]
+
+
+def test_a_length_that_is_asked_for_is_kept_and_the_others_follow() -> None:
+    feeds = one(decoder(2, STRICT), dims={"s1": 5, "new": 3})
+    assert feeds["past_1_key"].shape[2] == feeds["past_0_value"].shape[2] == 5
+    assert feeds["attention_mask"].shape[1] == 8
+
+
+def test_inputs_that_look_alike_may_still_have_other_sizes() -> None:
+    feeds = one(
+        "g (float[1, a] x, float[1, b] y) => (float[1, 17] z)"
+        " { t = Concat<axis = 1>(x, y) w = Constant<value_ints = [1, 17]>() z = Reshape(t, w) }"
+    )
+    assert feeds["x"].shape[1] + feeds["y"].shape[1] == 17

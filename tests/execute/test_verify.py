@@ -29,6 +29,19 @@ def test_a_model_equals_itself() -> None:
     assert (verdict.ok, verdict.verdict, verdict.feeds) == (True, "equal", 1)
 
 
+def test_without_feeds_random_ones_are_made() -> None:
+    assert verify(RELU, RELU).feeds == 2
+    other = model("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    assert verify(RELU, other).verdict == "different"
+
+
+def test_a_second_model_that_does_not_load_or_fails_does_not_run() -> None:
+    for text in ("y = Strange(x)", "w = Constant<value_ints = [7, -1, 3]>() y = Reshape(x, w)"):
+        verdict = verify(RELU, model(f"g (float[N] x) => (float[N] y) {{ {text} }}"), X)
+        assert (verdict.ok, verdict.runs, verdict.verdict) == (False, False, "does not run")
+        assert "the second model" in str(verdict)
+
+
 def test_a_wrong_model_is_different_and_says_where() -> None:
     verdict = verify(RELU, model("g (float[N] x) => (float[N] y) { y = Abs(x) }"), X)
     assert (verdict.ok, verdict.verdict) == (False, "different")

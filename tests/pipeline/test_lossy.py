@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from graphopt.calibrate.data import CalibrationData
 from graphopt.errors import GraphoptError
 from graphopt.events import Site, Sites
 from graphopt.execute.compare import Tolerance, compare
@@ -144,6 +145,57 @@ def test_a_simulated_model_keeps_its_interface() -> None:
     found = Session(simulated, optimized=False, evaluator="onnxruntime").run({"x": x, "u": np.zeros(3, np.float32)})
     np.testing.assert_array_equal(found["y"].astype(np.float32), [0, 2, 3])
     np.testing.assert_array_equal(found["z"], [0, 2, 3])
+
+
+HALF = """<ir_version: 10, opset_import: ["": 22]> g (float[3] x) => (float[3] y)
+    { a = Cast<to = 10>(x) b = Mul(a, a) c = Tanh(b) d = Mul(b, c) y = Cast<to = 1>(d) }"""
+
+
+def test_float16_is_simulated_as_the_runtime_does_not_round_it() -> None:
+    """Its CPU provider wraps nodes in casts and drops pairs of them: 300 * 300 is beyond float16, and it says 90000."""
+    model = ir.from_onnx_text(HALF)
+    infer(model)
+    x = np.array([0.30001, 1.0, 300.0], np.float32)
+    half = x.astype(np.float16)
+    with np.errstate(over="ignore"):
+        square = half * half
+        truth = square * np.tanh(square.astype(np.float32)).astype(np.float16)
+    found = Session(widened(model), optimized=False).run({"x": x})["y"]
+    np.testing.assert_array_equal(found, truth.astype(np.float32))
+    assert Session(model, optimized=False).run({"x": x})["y"][2] == 90000.0
+
+
+@dataclass(frozen=True)
+class Halve(Scale):
+    """Computes in float16, whatever the range."""
+
+    name: ClassVar[str] = "halve"
+
+    def apply(self, model: ir.Model, context: Context) -> Sites:
+        result = ir.from_onnx_text(HALF)
+
+        def edit() -> None:
+            model.graph.remove(list(model.graph), safe=False)
+            known = {"x": model.graph.inputs[0]}
+            for node in result.graph:
+                inputs = [known[str(value.name)] for value in node.inputs if value is not None]
+                made = ir.node(node.op_type, inputs, node.attributes)
+                known[str(node.outputs[0].name)] = made.outputs[0]
+                model.graph.append(made)
+            made.outputs[0].name = "y"
+            model.graph.outputs[0] = made.outputs[0]
+
+        yield Site("graph 'g'", "float16", edit)
+
+
+def test_an_overflow_in_float16_that_the_runtime_hides_breaks_the_promise() -> None:
+    source = ir.from_onnx_text(
+        HALF.replace("a = Cast<to = 10>(x)", "a = Identity(x)").replace("Cast<to = 1>", "Identity")
+    )
+    for x, ok in ((2.0, True), (300.0, False)):
+        context = Context(data=CalibrationData.open([{"x": np.full(3, x, np.float32)}]))
+        _, outcomes = PassManager(Recipe((Halve(),))).run(source, context)
+        assert bool(outcomes[0].changed) is ok, outcomes
 
 
 def test_a_model_without_bfloat16_is_not_copied() -> None:

@@ -14,6 +14,7 @@ from graphopt.execute.session import Session
 from graphopt.ir import infer, nodes
 from graphopt.passes.precision.convert_precision import ConvertPrecision
 from graphopt.pipeline import Context, PassManager, Recipe
+from graphopt.target import targets
 
 W = "float[4,4] w = {1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 1, 1, 2, 2, 2, 2}"
 
@@ -361,6 +362,106 @@ def test_an_overridable_weight_is_cast_in_the_run():
     source.graph.inputs.append(source.graph.initializers["w"])
     result, _ = optimised(source, ConvertPrecision())
     assert [node.op_type for node in result.graph].count("Cast") == 3
+
+
+MASKED = "a = MatMul(x, w) m = Where(seen, zero, far) b = Add(a, m) y = Softmax(b)"
+FAR = f"{W}, float zero = {{0}}, float far = {{-3.4e38}}"
+
+
+@pytest.mark.parametrize("to", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        (MASKED, FAR.replace("-3.4e38", "-3.4028235e38")),
+        (
+            "a = MatMul(x, w) b = Where(seen, a, far) c = Unsqueeze(b, i) y0 = Softmax(c) y = Squeeze(y0, i)",
+            FAR.replace("-3.4e38", "-3.4028235e38") + ", int64[1] i = {0}",
+        ),
+        (
+            "a = MatMul(x, w) n = Cast<to = 1>(seen) o = Sub(one, n) m = Mul(o, far) b = Add(a, m) y = Softmax(b)",
+            FAR.replace("-3.4e38", "-3.4028235e38") + ", float one = {1}",
+        ),
+        (
+            "a = MatMul(x, w) s = Shape(a) c = ConstantOfShape<value = float[1] {-3.4028235e38}>(s)"
+            " m = Where(seen, a, c) y = Softmax(m)",
+            FAR,
+        ),
+    ],
+)
+def test_a_mask_that_only_a_softmax_sees_is_brought_into_the_range(body, constants, to):
+    text = model(body, constants=constants, inputs="float[2,4] x, bool[2,4] seen")
+    seen = np.array([[True, False, True, True], [False, False, True, False]])
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    text = text.replace('"": 17', '"": 22')
+    result, outcomes = optimised(text, ConvertPrecision(to=to), fed(x=x, seen=seen))
+    assert any("only masks what a Softmax sees" in reason for _, reason in outcomes[0].changed)
+    assert not any("reaches" in reason for _, reason in outcomes[0].kept), outcomes[0].kept
+    assert types(result)["Softmax"] == to.upper()
+    assert outcomes.verdict is not None and outcomes.verdict.ok
+
+
+@pytest.mark.parametrize(("scale", "narrow"), [(0.0, True), (1.0, False)])
+def test_a_row_that_is_masked_altogether_is_no_nan_and_equal_shares_stay_equal(scale, narrow):
+    """-3.4e38 takes up what it is added to, -16384 does not; where the data show that, the mask stays."""
+    text = model(MASKED, constants=FAR, inputs="float[2,4] x, bool[2,4] seen")
+    x, seen = np.full((2, 4), scale, np.float32), np.array([[True] * 4, [False] * 4])
+    result, outcomes = optimised(text, ConvertPrecision(), fed(x=x, seen=seen))
+    assert (types(result)["Add"] == "FLOAT16") is narrow
+    assert outcomes.verdict is not None and outcomes.verdict.ok
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = MatMul(x, w) m = Where(seen, zero, far) b = Add(a, m) y = Max(b, zero)",  # no Softmax
+        "a = MatMul(x, w) m = Where(seen, zero, far) y = Add(a, m)",  # an output
+        "a = MatMul(x, w) m = Mul(a, far) y = Softmax(m)",  # the factor is no mask
+    ],
+)
+def test_what_others_see_of_a_far_number_stays_as_it_is(body):
+    text = model(body, constants=FAR, inputs="float[2,4] x, bool[2,4] seen")
+    _, outcomes = optimised(text, ConvertPrecision(), fed(x=np.ones((2, 4), np.float32), seen=np.ones((2, 4), bool)))
+    assert not any("masks" in reason for _, reason in outcomes[0].changed)
+    assert any("'far' reaches 3.4e+38" in reason for _, reason in outcomes[0].kept)
+
+
+def test_the_keep_list_takes_masks_and_nothing_narrow_leaves_them():
+    text = model(MASKED, constants=FAR, inputs="float[2,4] x, bool[2,4] seen")
+    _, outcomes = optimised(text, ConvertPrecision(keep=("far",)))
+    assert not any("masks" in reason for _, reason in outcomes[0].changed)
+    _, outcomes = optimised(text, ConvertPrecision(keep=("MatMul", "Add", "Softmax")))
+    assert outcomes[0].changed == []
+
+
+@pytest.mark.parametrize(
+    ("target", "kinds"), [("x86-64", ["note", "warning"]), ("onnx", ["note", "note"]), ("cuda", ["note"])]
+)
+def test_a_target_without_16_bit_kernels_is_warned_of(target, kinds):
+    heard = []
+
+    def hear(event):
+        if event.kind in ("note", "warning"):
+            heard.append(event)
+
+    context = Context(target=targets()[target], events=hear)
+    optimised(model("a = MatMul(x, w) y = Softmax(a)"), ConvertPrecision(), context)
+    assert [event.kind for event in heard] == kinds
+    assert all("few float16 kernels" in event.data["text"] for event in heard[1:])
+
+
+def test_an_overflow_between_two_nodes_is_seen_though_the_runtime_hides_it():
+    """300 * 300 overflows, and the division brings it back: ONNX Runtime's CPU provider computes both in float32."""
+    text = model("a = MatMul(x, w) b = Mul(a, a) c = Div(b, k) y = MatMul(c, w)", constants=f"{W}, float k = {{10000}}")
+    result, outcomes = optimised(text, ConvertPrecision(), fed(x=np.full((2, 4), 40.0, np.float32)))
+    assert any("'b' reaches" in reason for _, reason in outcomes[0].kept)
+    assert types(result)["Mul"] == "FLOAT"
+
+
+def test_the_range_is_that_of_all_samples_not_of_the_first():
+    text = model("a = MatMul(x, w) b = Mul(a, a) y = MatMul(b, w)")
+    samples = [{"x": np.ones((2, 4), np.float32)}] * 10 + [{"x": np.full((2, 4), 40.0, np.float32)}]
+    _, outcomes = optimised(text, ConvertPrecision(), Context(data=CalibrationData.open(samples)))
+    assert any("'b' reaches" in reason for _, reason in outcomes[0].kept)
 
 
 def test_the_plan_can_be_asked_for_alone():

@@ -1,17 +1,20 @@
-"""A model whose inputs or outputs were permuted on request is still held against the original."""
+"""A model whose inputs or outputs were permuted or retyped on request is still held against the original."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from graphopt.errors import GraphoptError
 from graphopt.events import Site, Sites
+from graphopt.execute.session import Session
 from graphopt.ir import insert_before, orders
 from graphopt.pipeline import Context, Fidelity, Pass, PassManager
+from graphopt.pipeline.ports import changes, in_orders_of, in_types_of
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]> g (float[2, N, 3] x, float[2, N, 3] z) => (float[2, N, 3] y)
     { a = Relu(x) y = Sub(a, z) }"""
@@ -72,3 +75,39 @@ def test_a_table_that_is_none_is_passed_over(text):
     model = ir.from_onnx_text(TEXT)
     model.metadata_props[orders.KEY] = text
     assert orders.read(model) == {}
+
+
+WIDE = """<ir_version: 8, opset_import: ["": 17]> g (float[2] x, int64[2] i) => (float[2] y, float[2] x, int64[2] i)
+    { y = Neg(x) }"""
+NARROW = WIDE.replace("float[2]", "float16[2]")
+
+
+def test_types_are_given_back_around_a_result():
+    wide, narrow = ir.from_onnx_text(WIDE), ir.from_onnx_text(NARROW)
+    assert changes(wide, narrow) == [
+        "input 'x' is float16 instead of float: compared through a Cast",
+        "output 'y' is float16 instead of float: compared through a Cast",
+        "output 'x' is float16 instead of float: compared through a Cast",
+    ]
+    found = in_types_of(wide, narrow)
+    assert [value.dtype for value in (*found.graph.inputs, *found.graph.outputs)] == [
+        value.dtype for value in (*wide.graph.inputs, *wide.graph.outputs)
+    ]
+    feeds = {"x": np.array([1, 2], np.float32), "i": np.array([3, 4])}
+    given = Session(found, optimized=False).run(feeds)
+    np.testing.assert_array_equal(given["y"], [-1, -2])
+    np.testing.assert_array_equal(given["x"], [1, 2])
+    assert [value.dtype for value in narrow.graph.inputs] == [ir.DataType.FLOAT16, ir.DataType.INT64]
+
+
+def test_a_result_with_the_same_ports_is_not_copied():
+    wide, same = ir.from_onnx_text(WIDE), ir.from_onnx_text(WIDE)
+    assert in_types_of(wide, same) is same and in_orders_of(wide, same) is same and changes(wide, same) == []
+
+
+def test_an_output_that_is_an_input_has_the_order_of_both():
+    wide, turned = (ir.from_onnx_text(WIDE.replace("float[2]", f"float[{sizes}]")) for sizes in ("2, 3", "3, 2"))
+    orders.record(turned, "x", (1, 0))
+    feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "i": np.array([3, 4])}
+    given = Session(in_orders_of(wide, turned), optimized=False).run(feeds)
+    np.testing.assert_array_equal(given["x"], feeds["x"])
