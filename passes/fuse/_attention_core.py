@@ -3,7 +3,8 @@
 Looked for, where ``?`` may be missing::
 
     MatMul(guard?(Cast?(Softmax(Cast?(masks(scale * softcap?(scale * MatMul(q, k^T))))))), v)
-    masks:  x + mask,  Where(keep, x, -inf),  Where(drop, -1e9, x),  any number of them
+    masks:  x + mask,  Where(keep, x, -inf),  Where(drop, -1e9, x),  any number of them;
+            Reshape(Reshape(x, [batch, windows, heads, length, length]) + mask, [batch * windows, ...]), of Swin
     guard:  Where(IsNaN(p), 0, p), as both exporters of torch write scaled_dot_product_attention, or
             Where(ReduceMax(mask) = -inf, 0, p), as ONNX writes Attention out
 """
@@ -18,7 +19,7 @@ import onnx_ir as ir
 from graphopt import ir as gir
 
 from ._affine import Refusal
-from ._attention_operands import factor
+from ._attention_operands import factor, times
 
 _MOST_STEPS = 12
 _MOST_MASKS = 4
@@ -33,11 +34,13 @@ class Mask:
         value: what is added to the scores; or, when ``fill`` is given, which of them are kept.
         fill: what the others become.
         inverted: ``value`` says which are not kept.
+        windows: ``value`` is [1, windows, heads or 1, ..] and so for every so many of the batch; 0 for none.
     """
 
     value: ir.Value
     fill: float | None = None
     inverted: bool = False
+    windows: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +164,37 @@ def _above(value: ir.Value, core: Core, steps: int) -> Iterator[Core]:
                 yield from _above(inner, replace(core, masks=(Mask(mask), *core.masks)), steps - 1)
     elif gir.is_op(node, "Where"):
         yield from _filled(node, core, steps)
+    elif gir.is_op(node, "Reshape"):
+        yield from _windowed(node, core, steps)
     elif gir.is_op(node, "Cast"):
         inner = node.inputs[0]
         if inner is not None and core.cast and not core.masks:
             yield from _above(inner, core, steps - 1)
     elif gir.is_op(node, "Mul", "Div"):
         yield from _scaled(node, core, steps)
+
+
+def _windowed(node: ir.Node, core: Core, steps: int) -> Iterator[Core]:
+    """A mask that is added to [batch, windows, heads, length, length]."""
+    wide, after = node.inputs[0], gir.dims(node.outputs[0])
+    add, split = wide.producer() if wide is not None else None, gir.dims(wide)
+    if add is None or wide is None or split is None or after is None or not gir.is_op(add, "Add"):
+        return
+    if len(split) != 5 or len(after) != 4 or None in after or core.scale != 1 or core.softcap:
+        return
+    windows, sizes = split[1], split[2:]
+    if not isinstance(windows, int) or after != (times(split[0], windows), *sizes):
+        return
+    for inner, mask in (add.inputs, reversed(tuple(add.inputs))):
+        fold, own = inner.producer() if inner is not None else None, gir.dims(mask)
+        if inner is None or mask is None or fold is None or own is None or not gir.is_op(fold, "Reshape"):
+            continue
+        fits = len(own) == 5 and own[:2] == (1, windows) and own[2] in (1, sizes[0]) and own[3:] == sizes[1:]
+        if fits and gir.static_dims(mask) and gir.dims(fold.inputs[0]) == after and fold.inputs[0] is not None:
+            more = Mask(mask, windows=windows)
+            core = replace(core, masks=(more, *core.masks), between=(*core.between, wide, inner))
+            yield from _above(fold.inputs[0], core, steps - 2)
+            return
 
 
 def _filled(node: ir.Node, core: Core, steps: int) -> Iterator[Core]:

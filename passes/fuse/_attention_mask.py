@@ -13,12 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import ir as gir
+from graphopt.ir import same_shape
 
 from ._affine import Refusal
 from ._attention_bounds import Bounds, BoundsReader, above_lowest, lowest
 from ._attention_core import Mask, absorbs
 from ._attention_operands import Dims
 from ._attention_rows import column
+from ._attention_windows import is_not_one, windowed
 from ._attention_writer import Length, Writer
 
 _LARGEST_CONSTANT = 1 << 22
@@ -34,6 +36,7 @@ class MaskPlan:
         dtype: of the scores.
         bounds: where its elements lie.
         dead: a row may be -inf throughout.
+        alive: there is one step, and each query is proven to have a key that it does not touch.
         full: its last two dimensions are proven to be those of the scores.
         dims: its shape.
         rank: of the scores.
@@ -43,37 +46,65 @@ class MaskPlan:
     dtype: ir.DataType
     bounds: Bounds
     dead: bool
+    alive: bool
     full: tuple[bool, bool]
     dims: Dims
     rank: int
 
-    def write(self, writer: Writer, lengths: tuple[Length, Length], harden: bool, rank: int) -> ir.Value | None:
+    def write(
+        self, writer: Writer, lengths: tuple[Length, Length, Length], harden: bool, rank: int, boolean: bool = False
+    ) -> ir.Value | None:
         """One tensor that is added to the scores, of their last two dimensions; shared with other attentions.
 
         Args:
             writer: where to.
-            lengths: of queries and keys.
+            lengths: of queries and keys, and of the batch.
             harden: replace the least finite number.
             rank: the least rank.
+            boolean: the form takes which scores are kept, too.
         """
         if not self.masks:
             return None
         hardened = harden and self.bounds.low <= lowest(self.dtype)
-        whole = writer.shared((self.masks, hardened, self.dtype), lambda: self._whole(writer, hardened))
+        kept = self._kept(writer) if boolean else None
+        whole = kept or writer.shared(
+            (self.masks, hardened, self.dtype, lengths[2].place), lambda: self._whole(writer, hardened, lengths[2])
+        )
         dims = self.dims
         if self.rank == 3 and len(dims) == 3 and dims[0] != 1:
             whole = writer.shared((whole, "heads"), lambda: writer.unsqueeze(whole, 1))
             dims = (dims[0], 1, *dims[1:])
         if all(self.full) and len(dims) >= rank:
             return whole
-        places = tuple(length.size if length.size is not None else length.value for length in lengths)
+        places = tuple(length.place for length in lengths)
         return writer.shared((whole, self.full, places), lambda: self._expanded(writer, whole, lengths))
 
-    def _whole(self, writer: Writer, hardened: bool) -> ir.Value:
+    def _kept(self, writer: Writer) -> ir.Value | None:
+        """Which scores are kept, where the mask says no more: the others are as good as -inf."""
+        (mask, *others) = self.masks
+        condition, fill, inverted = mask.value, mask.fill, mask.inverted
+        if fill is None:
+            node = condition.producer()
+            numbers = [gir.scalar(value) for value in node.inputs[1:]] if gir.is_op(node, "Where") and node else []
+            if node is None or node.inputs[0] is None or 0 not in numbers or not same_shape(node.inputs[0], condition):
+                return None
+            inverted = numbers[0] != 0
+            condition, fill = node.inputs[0], numbers[0 if inverted else 1]
+        if others or mask.windows or not isinstance(fill, float):
+            return None
+        if fill != -np.inf and not (self.alive and absorbs(fill, self.dtype)):
+            return None
+        if not inverted:
+            return condition
+        return writer.shared(
+            (condition, "not"), lambda: writer.op("Not", [condition], dtype=ir.DataType.BOOL, like=condition)
+        )
+
+    def _whole(self, writer: Writer, hardened: bool, batch: Length) -> ir.Value:
         whole: ir.Value | None = None
         for mask in self.masks:
             if mask.fill is None:
-                value = mask.value
+                value = windowed(mask, batch, writer) if mask.windows else mask.value
                 if hardened and len(self.masks) == 1:
                     value, hardened = self._hardened(writer, value)
                 whole = value if whole is None else writer.op("Add", [whole, value], dtype=self.dtype, dims=self.dims)
@@ -85,12 +116,12 @@ class MaskPlan:
         assert whole is not None
         return self._raised(writer, whole) if hardened else whole
 
-    def _expanded(self, writer: Writer, whole: ir.Value, lengths: tuple[Length, Length]) -> ir.Value:
+    def _expanded(self, writer: Writer, whole: ir.Value, lengths: tuple[Length, Length, Length]) -> ir.Value:
         sizes: list[int | Length] = [1, 1]
-        for length, full in zip(lengths, self.full, strict=True):
+        for length, full in zip(lengths[:2], self.full, strict=True):
             known = 1 if full else length.size
             sizes.append(known if isinstance(known, int) else length)
-        return writer.op("Expand", [whole, writer.sizes(sizes)], dtype=self.dtype)
+        return writer.op("Expand", [whole, writer.sizes(sizes)], dtype=whole.dtype)
 
     def _hardened(self, writer: Writer, value: ir.Value) -> tuple[ir.Value, bool]:
         """Where(condition, 0, lowest) with another number; the second answer is False when that was all."""
@@ -160,17 +191,20 @@ def plan_mask(masks: tuple[Mask, ...], scores: Dims, alike: bool, dtype: ir.Data
         steps.append(mask)
     full = [dim is not None and dim == whole for dim, whole in zip(dims[-2:], scores[-2:], strict=True)]
     dead = bounds.infinite and not (all(map(_keeps_first, masks)) or (len(masks) == 1 and _keeps_a_key(masks[0])))
+    alive = len(masks) == 1 and _has_a_key(masks[0])
     shape = tuple(dims[len(scores) - rank :])
-    return MaskPlan(tuple(steps), dtype, bounds, dead, (full[0], full[1]), shape, len(scores))
+    return MaskPlan(tuple(steps), dtype, bounds, dead, alive, (full[0], full[1]), shape, len(scores))
 
 
 def _fit(mask: Mask, scores: Dims, alike: bool, dims: list[int | str | None]) -> int:
     """Check that a mask broadcasts to the scores; gives its rank, and notes the dimensions it has."""
     own = gir.dims(mask.value)
+    if own is not None and mask.windows:
+        own = (scores[0], *own[2:])
     if own is None or len(own) > len(scores):
         raise Refusal("the rank of its mask is not known" if own is None else "its mask adds a dimension")
     for back, (dim, whole) in enumerate(zip(reversed(own), reversed(scores), strict=False), start=1):
-        if dim is not None and dim == whole:
+        if dim is not None and (dim == whole or (is_not_one(dim, whole) and whole is not None)):
             dims[-back] = whole
         elif dim != 1:
             # A last dimension that is neither 1 nor the keys' would not go with the values.
@@ -196,3 +230,13 @@ def _keeps_a_key(mask: Mask) -> bool:
         return False
     kept = elements > -np.inf if mask.fill is None else elements.astype(bool) != mask.inverted
     return bool(np.atleast_1d(kept).any(axis=-1).all())
+
+
+def _has_a_key(mask: Mask) -> bool:
+    """Each query has a key that is not masked at all."""
+    if mask.fill is not None:
+        return _keeps_first(mask) or _keeps_a_key(mask)
+    elements = gir.array(mask.value, _LARGEST_CONSTANT)
+    if elements is None or elements.size == 0:
+        return column(mask.value)[0] >= 0
+    return bool((np.atleast_1d(elements) >= 0).any(axis=-1).all())

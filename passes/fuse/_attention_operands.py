@@ -3,13 +3,15 @@
 An operand is read from the product backwards. Each step is a ``Stage``: a tensor of which the operand is a view,
 
     operand = scale * repeat(transpose(value, perm))            value: any order of [batch, heads, length, size]
-    operand = scale * repeat(split heads(value))                value: [batch, length, heads * size] (``flat``)
+    operand = scale * repeat(split heads(value))                value: [batch, length, heads * size] (``flat``),
+                                                                or [length, batch, heads * size] (``turned``)
 
 so the attention operator can be fed from whichever stage suits it. Every step is proven by shapes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -19,11 +21,13 @@ import onnx_ir as ir
 from graphopt import ir as gir
 
 from ._attention_packed import unpacked
-
-Dims = tuple[int | str | None, ...]
+from ._attention_repeats import Dims, before_repeat, producer
 
 SPLIT = (0, 2, 1, 3)
 """From [batch, length, heads, size] to [batch, heads, length, size], and back."""
+
+TURN = (2, 0, 1, 3)
+"""From [batch, heads, length, size] to [length, batch, heads, size]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Stage:
         scale: what it is multiplied by.
         repeat: how often each head occurs, one after the other.
         flat: it is [batch, length, heads * size].
+        turned: when it is flat: the length comes before the batch.
         part: which of how many parts of its last axis is meant, when it is flat and holds several operands.
         rotary: the RotaryEmbedding between it and the operand, when it is flat; that one can split heads, too.
     """
@@ -45,6 +50,7 @@ class Stage:
     scale: float = 1.0
     repeat: int = 1
     flat: bool = False
+    turned: bool = False
     part: tuple[int, int] | None = None
     rotary: ir.Node | None = None
 
@@ -52,6 +58,11 @@ class Stage:
     def straight(self) -> bool:
         """It has the operand's order of axes."""
         return not self.flat and self.perm == tuple(range(len(self.perm)))
+
+    @property
+    def length_axis(self) -> int:
+        """Which of the value's axes is the length."""
+        return (0 if self.turned else 1) if self.flat else self.perm[-2]
 
 
 def stages(value: ir.Value, perm: tuple[int, ...]) -> list[Stage]:
@@ -89,12 +100,14 @@ def _before(stage: Stage) -> Stage | None:
         return None
     if gir.is_op(node, "Mul", "Div"):
         return _unscaled(stage, node)
-    if stage.flat or stage.rotary is not None:
+    if stage.flat:
+        return _unpacked(stage) if stage.turned and stage.part is None else None
+    if stage.rotary is not None:
         return None
     if gir.is_op(node, "Transpose"):
         return _untransposed(stage, node)
     if gir.is_op(node, "Reshape"):
-        found = _unsplit(stage, node) or _unfolded(stage, node) or _unrepeated(stage, node)
+        found = _unsplit(stage, node) or _unfolded(stage, node) or _unrepeated(stage, node) or _unturned(stage, node)
         if found is not None:
             return found
     return _unpacked(stage) or _unrotated(stage, node)
@@ -147,9 +160,43 @@ def _unsplit(stage: Stage, node: ir.Node) -> Stage | None:
     return replace(stage, value=value, flat=True)
 
 
+def _unturned(stage: Stage, node: ir.Node) -> Stage | None:
+    """[length, batch, heads * size] -> [length, batch * heads, size] -> Transpose -> [batch, heads, length, size].
+
+    torch.nn.MultiheadAttention.
+    """
+    turn = producer(node.inputs[0], "Transpose")
+    merge = producer(turn.inputs[0], "Reshape") if turn is not None else None
+    after = gir.dims(stage.value)
+    if turn is None or merge is None or stage.repeat != 1 or after is None or len(after) != 4 or None in after:
+        return None
+    order, merged, value = tuple(gir.attribute(turn, "perm", ())), gir.dims(turn.inputs[0]), merge.inputs[0]
+    if stage.perm[:2] != (0, 1) or order != (1, *((0, 2) if stage.perm[2] == 2 else (2, 0))):
+        return None
+    batch, heads, length, size = (after[axis] for axis in stage.perm)
+    if value is None or not isinstance(heads, int) or not isinstance(size, int):
+        return None
+    rows = gir.dims(value)
+    if merged != (length, times(batch, heads), size) or rows is None or len(rows) != 3:
+        return None
+    if (rows[0], rows[2]) != (length, heads * size):  # then the batch is the same, too
+        return None
+    return replace(stage, value=value, flat=True, turned=True)
+
+
+def times(dim: int | str | None, count: int) -> int | str | None:
+    """A dimension several times, as shape inference writes it."""
+    if dim is None or isinstance(dim, int):
+        return None if dim is None else dim * count
+    number, mark, rest = dim.partition("*")
+    if not re.fullmatch(r"[A-Za-z0-9_*]+", dim):
+        return None
+    return f"{int(number) * count}*{rest}" if mark and number.isdigit() else (dim if count == 1 else f"{count}*{dim}")
+
+
 def _unpacked(stage: Stage) -> Stage | None:
-    """[batch, length, 3 * heads * size] -> [batch, heads, length, size]."""
-    found = unpacked(stage.value) if stage.straight and len(stage.perm) == 4 else None
+    """[batch, length, 3 * heads * size] -> [batch, heads, length, size], or one third of [length, batch, ...]."""
+    found = unpacked(stage.value) if stage.turned or (stage.straight and len(stage.perm) == 4) else None
     if found is None:
         return None
     value, index, count = found
@@ -173,10 +220,10 @@ def _unrotated(stage: Stage, node: ir.Node) -> Stage | None:
 
 def _unfolded(stage: Stage, node: ir.Node) -> Stage | None:
     """Reshape(Transpose{0, 2, 1}(Reshape(x))): batch and heads folded into one while the last two axes swap."""
-    swap = _producer(node.inputs[0], "Transpose")
+    swap = producer(node.inputs[0], "Transpose")
     if swap is None or tuple(gir.attribute(swap, "perm", ())) != (0, 2, 1):
         return None
-    fold = _producer(swap.inputs[0], "Reshape")
+    fold = producer(swap.inputs[0], "Reshape")
     after = gir.dims(stage.value)
     if fold is None or after is None or len(after) != 4:
         return None
@@ -189,7 +236,7 @@ def _unfolded(stage: Stage, node: ir.Node) -> Stage | None:
     if before == unswapped:
         return replace(stage, value=value, perm=perm)
     if perm == (0, 1, 2, 3) and stage.repeat == 1:
-        found = _before_repeat(value, unswapped, 1)
+        found = before_repeat(value, unswapped, 1)
         if found is not None:
             return replace(stage, value=found[0], perm=perm, repeat=found[1])
     return None
@@ -200,32 +247,5 @@ def _unrepeated(stage: Stage, node: ir.Node) -> Stage | None:
     expanded, merged = node.inputs[0], gir.dims(stage.value)
     if expanded is None or merged is None or len(merged) != 4 or stage.repeat != 1:
         return None
-    found = _before_repeat(expanded, merged, stage.perm[1])
+    found = before_repeat(expanded, merged, stage.perm[1])
     return None if found is None else replace(stage, value=found[0], repeat=found[1])
-
-
-def _before_repeat(expanded: ir.Value, merged: Dims, axis: int) -> tuple[ir.Value, int] | None:
-    """What is repeated along an axis, and how often; ``expanded`` has an axis more than what it is merged to."""
-    wide = gir.dims(expanded)
-    if wide is None or len(wide) != len(merged) + 1 or None in wide:
-        return None
-    heads, count = wide[axis], wide[axis + 1]
-    if not isinstance(heads, int) or not isinstance(count, int):
-        return None
-    if merged != (*wide[:axis], heads * count, *wide[axis + 2 :]):
-        return None
-    repeat = _producer(expanded, "Expand", "Tile")
-    unit = _producer(repeat.inputs[0], "Unsqueeze", "Reshape") if repeat is not None else None
-    if unit is None:
-        return None
-    value = unit.inputs[0]
-    narrow = (*wide[: axis + 1], *wide[axis + 2 :])
-    with_unit = (*wide[: axis + 1], 1, *wide[axis + 2 :])
-    if value is None or gir.dims(value) != narrow or gir.dims(unit.outputs[0]) != with_unit:
-        return None
-    return value, count
-
-
-def _producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and gir.is_op(node, *op_types) and not gir.has_reference(node) else None

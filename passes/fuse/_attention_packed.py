@@ -1,41 +1,70 @@
 """Queries, keys and values that one product computes side by side.
 
     [batch, length, n * heads * size] -> Reshape [batch, length, n, heads, size] -> Transpose{2, 0, 3, 1, 4}
+    [length, batch, n * width] -> Reshape [length, batch, n, width] -> Transpose{2, 0, 1, 3}
     -> the i-th along the first axis: by Gather, by Slice and Squeeze, or by Split and Squeeze
 
-The i-th is then part i of n of the last axis of what is reshaped.
+The i-th is then part i of n of the last axis of what is reshaped. The second is torch.nn.MultiheadAttention's.
 """
 
 from __future__ import annotations
+
+from math import prod
 
 import onnx_ir as ir
 
 from graphopt import ir as gir
 
-_ORDER = (2, 0, 3, 1, 4)
+_ORDERS = {4: (2, 0, 3, 1, 4), 3: (2, 0, 1, 3)}  # by the rank of the parts
 
 
 def unpacked(value: ir.Value) -> tuple[ir.Value, int, int] | None:
-    """For [batch, heads, length, size]: the tensor it is a part of, which part, and of how many."""
-    picked = _picked(value)
-    turn = picked[0].producer() if picked is not None else None
-    if picked is None or turn is None or not _is(turn, "Transpose") or _perm(turn) != _ORDER:
+    """For [batch, heads, length, size], or rows: the tensor it is a part of, which part, and of how many."""
+    picked, part = _picked(value), gir.dims(value)
+    split = _turned(picked[0], len(part)) if picked is not None and part is not None else None
+    if picked is None or part is None or split is None:
         return None
-    split = turn.inputs[0]
-    merge = split.producer() if split is not None else None
-    if split is None or merge is None or not _is(merge, "Reshape"):
+    parts, merge = split
+    whole = gir.dims(merge)
+    if None in parts[:2] or len(parts) != len(part) + 1 or whole is None or len(whole) != 3:
         return None
-    whole, parts, part = gir.dims(merge.inputs[0]), gir.dims(split), gir.dims(value)
-    if whole is None or parts is None or part is None or None in parts[:2] or len(parts) != 5:
+    sizes = [size for size in parts[2:] if isinstance(size, int)]
+    if len(sizes) != len(parts) - 2 or whole != (*parts[:2], prod(sizes)):
         return None
-    batch, length, count, heads, size = parts
-    if not isinstance(count, int) or not isinstance(heads, int) or not isinstance(size, int):
-        return None
+    batch, length, count = parts[0], parts[1], sizes[0]
     index = picked[1] + count if picked[1] < 0 else picked[1]
-    if whole != (batch, length, count * heads * size) or part != (batch, heads, length, size):
+    expected = (batch, sizes[1], length, sizes[2]) if len(part) == 4 else (batch, length, sizes[1])
+    return (merge, index, count) if part == expected and 0 <= index < count else None
+
+
+def _turned(value: ir.Value, rank: int) -> tuple[tuple[int | str | None, ...], ir.Value] | None:
+    """What a tensor with the parts in front is turned from: its shape, and what is reshaped to it."""
+    node = value.producer()
+    if node is None:
         return None
-    source = merge.inputs[0]
-    return (source, index, count) if source is not None and 0 <= index < count else None
+    if rank == 3 and _is(node, "Squeeze", "Reshape"):
+        return _swapped(value, node)
+    split = node.inputs[0] if _is(node, "Transpose") and _perm(node) == _ORDERS.get(rank) else None
+    merge, dims = _reshaped(split), gir.dims(split)
+    return None if merge is None or dims is None else (dims, merge)
+
+
+def _swapped(value: ir.Value, squeeze: ir.Node) -> tuple[tuple[int | str | None, ...], ir.Value] | None:
+    """[length, batch, n, width] -> Unsqueeze -> Transpose{3, 1, 2, 0, 4} -> Squeeze [n, length, batch, width]."""
+    turned = squeeze.inputs[0]
+    node = turned.producer() if turned is not None else None
+    wide = node.inputs[0] if node is not None and _is(node, "Transpose") and _perm(node) == (3, 1, 2, 0, 4) else None
+    dims, after = gir.dims(wide), gir.dims(value)
+    if wide is None or dims is None or None in dims or dims[0] != 1 or after != (dims[3], dims[1], dims[2], dims[4]):
+        return None
+    unsqueeze = wide.producer()
+    merge = _reshaped(unsqueeze.inputs[0] if unsqueeze is not None and _is(unsqueeze, "Unsqueeze") else wide)
+    return None if merge is None else (dims[1:], merge)
+
+
+def _reshaped(value: ir.Value | None) -> ir.Value | None:
+    node = value.producer() if value is not None else None
+    return node.inputs[0] if node is not None and _is(node, "Reshape") else None
 
 
 def _picked(value: ir.Value) -> tuple[ir.Value, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -11,9 +11,10 @@ from graphopt import ir as gir
 
 from ._affine import Refusal
 from ._attention_bounds import BoundsReader
+from ._attention_causal import BandReader
 from ._attention_core import Core
 from ._attention_mask import MaskPlan, plan_mask
-from ._attention_operands import SPLIT, Dims, Stage, known_dims, stages
+from ._attention_operands import Dims, Stage, known_dims, stages
 from ._forms import SINGLE_OR_HALF
 
 _MOST_PRIVATE = 200
@@ -46,6 +47,7 @@ class Plan:
         repeat: how often keys' and values' heads are repeated, 1 where not both are alike.
         value_size: the last dimension of the values.
         mask: what is added to the scores.
+        causal: which is only that query i is kept from the keys behind i, or behind i + past.
         caches: of keys and values, when the new ones can be given apart.
     """
 
@@ -58,6 +60,7 @@ class Plan:
     repeat: int
     value_size: int | str | None
     mask: MaskPlan
+    causal: bool
     caches: tuple[Cache, Cache] | None
 
     @property
@@ -74,15 +77,15 @@ class Plan:
     @property
     def zeroes(self) -> bool:
         """A row that is -inf throughout, which there may be, gives zeros."""
-        return self.mask.dead and self.core.guarded
+        return self.mask.dead and not self.causal and self.core.guarded
 
     @property
     def nans(self) -> bool:
         """A row that is -inf throughout, which there may be, gives NaN."""
-        return self.mask.dead and not self.core.guarded
+        return self.mask.dead and not self.causal and not self.core.guarded
 
 
-def plan(core: Core, reader: BoundsReader) -> Plan:
+def plan(core: Core, reader: BoundsReader, bands: BandReader) -> Plan:
     """Look at the operands.
 
     Raises:
@@ -107,13 +110,16 @@ def plan(core: Core, reader: BoundsReader) -> Plan:
     assert query is not None and key is not None and val is not None
     if 0 in (*query, *key, *val):
         raise Refusal("it is empty")
+    if rank == 4 and key[1] == val[1] == 1 and isinstance(query[1], int):  # one for all, broadcast
+        keys, values = ([replace(stage, repeat=query[1]) for stage in found] for found in (keys, values))
+        key, val = ((dims[0], query[1], *dims[2:]) for dims in (key, val))
     for axis, name in enumerate(("batch", "heads")[: rank - 2]):
         if query[axis] is None or not query[axis] == key[axis] == val[axis]:
             raise Refusal(
                 f"queries, keys and values are not proven to have the same {name}: "
                 f"{query[axis]}, {key[axis]} and {val[axis]}"
             )
-    if all(stage.perm == keys[0].perm for stage in keys):
+    if all(stage.perm == keys[0].perm and not stage.turned for stage in keys):
         raise Refusal("its keys do not come from a transpose")
     if core.silencer is not None and [(mask.value, mask.fill) for mask in core.masks] != [(core.silencer, None)]:
         raise Refusal("its rows are made zeros where another mask is -inf")
@@ -123,7 +129,9 @@ def plan(core: Core, reader: BoundsReader) -> Plan:
     if repeat != max(stage.repeat for stage in values):
         repeat = 1
     caches = _caches(core, keys, values, repeat) if rank == 4 and (mask.full[1] or not core.masks) else None
-    return Plan(core, queries, keys, values, query, key[-2], repeat, val[-1], mask, caches)
+    past = (gir.dims(caches[0].past) or (None,) * rank)[2] if caches else 0
+    causal = all(mask.full) and past is not None and bands.causal(core.masks, dtype) == past
+    return Plan(core, queries, keys, values, query, key[-2], repeat, val[-1], mask, causal, caches)
 
 
 def _caches(core: Core, keys: Sequence[Stage], values: Sequence[Stage], repeat: int) -> tuple[Cache, Cache] | None:
@@ -170,29 +178,3 @@ def _private(core: Core) -> set[ir.Node]:
             found.add(node)
             pending.extend(value.producer() for value in node.inputs if value is not None)
     return found
-
-
-def straight(found: Sequence[Stage], repeat: int) -> Stage:
-    """The stage to take an operand [batch, heads, length, size] from; it may have to be transposed."""
-    fitting = [stage for stage in found if stage.repeat == repeat and not stage.flat]
-    return next((stage for stage in reversed(fitting) if stage.straight), fitting[-1])
-
-
-def flat(found: Sequence[Stage], repeat: int) -> Stage | None:
-    """The stage to take [batch, length, heads * size] from; it may have to be reshaped, or transposed."""
-    if len(found[0].perm) == 3:
-        return straight(found, repeat)
-    for stage in reversed(found):
-        if stage.repeat == repeat and stage.flat:
-            return stage
-        if stage.repeat == repeat and stage.perm == SPLIT and merged_size(stage.value) is not None:
-            return stage
-    return None
-
-
-def merged_size(value: ir.Value) -> int | None:
-    """heads * size of [batch, length, heads, size]."""
-    dims = gir.dims(value)
-    if dims is None or not isinstance(dims[2], int) or not isinstance(dims[3], int):
-        return None
-    return dims[2] * dims[3]

@@ -3,6 +3,7 @@
 Of a tensor, the first column is looked at: the elements with index 0 along the last axis, all of them in one interval.
 
     column(Trilu{upper=0}(x, k >= 0)) = column(x)        column(Range(0, n, 1)) = [0, 0]
+    column(Trilu{upper=1}(x, k >= 1)) = 0                column(Slice{0: along the last axis}(x)) = column(x)
     column(a <= b) = true where column(a) <= column(b)
 """
 
@@ -56,10 +57,16 @@ def _interval(value: ir.Value | None, depth: int, whole: bool) -> Interval:
         return operand(0, entirely=gir.rank(node.inputs[0]) == 0)
     if node.op_type == "Unsqueeze":
         return operand(0, entirely=_is_new_axis(node, gir.rank(value)))
-    if node.op_type == "Trilu":
+    if node.op_type == "ConstantOfShape":
+        fill = node.attributes.get("value")
+        return (0, 0) if fill is None else _of_constant(fill.as_tensor().numpy(), whole=True)
+    if node.op_type == "Slice":
+        return operand(0) if whole or _keeps_first_column(node) else _ANY
+    if node.op_type == "Trilu" and not whole:
         offset = gir.scalar(node.inputs[1]) if len(node.inputs) > 1 else 0
-        lower = not gir.attribute(node, "upper", 1) and offset is not None and offset >= 0
-        return operand(0) if lower and not whole else _ANY
+        if gir.attribute(node, "upper", 1):
+            return (0, 0) if offset is not None and offset >= 1 else _ANY
+        return operand(0) if offset is not None and offset >= 0 else _ANY
     if node.op_type == "Where":
         condition = operand(0)
         if condition in (_TRUE, _FALSE):
@@ -80,6 +87,19 @@ def _is_new_axis(node: ir.Node, rank: int | None) -> bool:
     """The last axis is new, so that each element is in the first column."""
     axes = gir.known_ints(node.inputs[1]) if len(node.inputs) > 1 else gir.attribute(node, "axes")
     return axes is None or rank is None or -1 in axes or rank - 1 in axes
+
+
+def _keeps_first_column(node: ir.Node) -> bool:
+    """What is cut from the last axis begins with its first element."""
+    rank, starts = gir.rank(node.inputs[0]), gir.known_ints(node.inputs[1]) if len(node.inputs) > 3 else None
+    axes = gir.known_ints(node.inputs[3]) if len(node.inputs) > 3 else None
+    steps = gir.known_ints(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
+    if rank is None or axes is None:
+        return False
+    for index, axis in enumerate(axes):
+        if axis in (-1, rank - 1) and (not starts or starts[index] != 0 or (steps is not None and steps[index] < 1)):
+            return False
+    return len(node.inputs) < 5 or node.inputs[4] is None or steps is not None
 
 
 def _cast(found: Interval, before: ir.Value | None, after: ir.Value) -> Interval:

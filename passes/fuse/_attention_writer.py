@@ -31,6 +31,11 @@ class Length:
     value: ir.Value
     axis: int
 
+    @property
+    def place(self) -> int | str | ir.Value:
+        """What tells it from others: lengths of the same place are equal."""
+        return self.size if self.size is not None else self.value
+
 
 class Writer:
     """New nodes for one place; ``insert`` puts them before a node.
@@ -105,6 +110,16 @@ class Writer:
         elements = np.array(numbers, dtype=np.int64)
         return self.shared(("ints", tuple(numbers)), lambda: gir.new_initializer(self._owner, elements, "sizes"))
 
+    def int32(self, numbers: np.ndarray) -> ir.Value:
+        """A constant of int32."""
+        key = ("int32", numbers.shape, tuple(numbers.reshape(-1).tolist()))
+        return self.shared(key, lambda: gir.new_initializer(self._owner, numbers.astype(np.int32), "sizes"))
+
+    @property
+    def version(self) -> int:
+        """The standard opset here."""
+        return self._place.body.version()
+
     @property
     def _owner(self) -> ir.Graph:
         return self._graph.graph if isinstance(self._graph, ir.Function) else self._graph
@@ -142,6 +157,15 @@ class Writer:
             return parts[index]
 
         return self.shared((value, index, count), split)
+
+    def turned(self, value: ir.Value) -> ir.Value:
+        """[length, batch, width] for [batch, length, width], and back."""
+
+        def turn() -> ir.Value:
+            length, batch, width = gir.dims(value) or (None, None, None)
+            return self.op("Transpose", [value], {"perm": [1, 0, 2]}, dtype=value.dtype, dims=(batch, length, width))
+
+        return self.shared((value, "turned"), turn)
 
     def unsqueeze(self, value: ir.Value, axis: int) -> ir.Value:
         """A new axis of size 1."""

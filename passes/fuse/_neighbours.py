@@ -24,7 +24,10 @@ def linear(node: ir.Node, version: int) -> Linear | None:
     if weights is None:
         if node.op_type == "MatMul":
             return None
-        raise Refusal(f"the weights of {name} are not constant")
+        value = node.inputs[1]
+        also_input = value is not None and value.is_initializer()
+        why = "also an input of the model, which a caller may override" if also_input else "not constant"
+        raise Refusal(f"the weights of {name} are {why}")
     if gir.has_reference(node):
         raise Refusal(f"{name} has an attribute that is a parameter of the function")
     if weights.dtype not in FLOATS:

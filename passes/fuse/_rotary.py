@@ -1,4 +1,4 @@
-"""The rotation of a rotary embedding as exporters write it."""
+"""The rotation of a rotary embedding by halves, as exporters write it; ``_rotary_pairs`` reads that by pairs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import onnx_ir as ir
 
 from graphopt import ir as gir
 
+Dims = tuple[int | str | None, ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
     """``x cos + concat(-x2, x1) sin`` or ``concat(x1 cos - x2 sin, x2 cos + x1 sin)`` with x = concat(x1, x2).
+
+    By pairs, x1 and x2 are its even and its odd elements, and ``concat`` puts them back in turn.
 
     Attributes:
         last: the node that computes the result.
@@ -20,6 +24,10 @@ class Rotation:
         cos, sin: of the angles, as the multiplications use them.
         whole: true when these are laid out for both halves.
         between: the nodes that go.
+        shape: of x as it is rotated, the head last; None where its rank is not known. x itself may have another,
+            with the same elements in the same order.
+        pairs: true when it is by pairs.
+        behind: true when the angles have one more axis, of size 1, behind.
     """
 
     last: ir.Node
@@ -28,13 +36,16 @@ class Rotation:
     sin: ir.Value
     whole: bool
     between: tuple[ir.Node, ...]
+    shape: Dims | None
+    pairs: bool = False
+    behind: bool = False
 
 
 def rotation(node: ir.Node) -> Rotation | None:
-    """What ends in a node, if it is a rotation."""
+    """What ends in a node, if it is a rotation by halves."""
     if gir.is_op(node, "Add"):
         return next(_by_halves_swapped(node), None)
-    if gir.is_op(node, "Concat") and len(node.inputs) == 2:
+    if gir.is_op(node, "Concat") and len(node.inputs) == 2 and is_last(node):
         return next(_half_by_half(node), None)
     return None
 
@@ -51,45 +62,65 @@ def _operands(value: ir.Value | None, *operators: str) -> tuple[ir.Node, list[tu
     return node, orders
 
 
-def _by_halves_swapped(add: ir.Node) -> Iterator[Rotation]:
+def turned(add: ir.Node) -> Iterator[tuple[ir.Value, ir.Value, ir.Value, ir.Value, tuple[ir.Node, ...]]]:
+    """``x cos + t sin``, in every order: x, cos, t, sin, and the products; t is the result of a node."""
     for left, right in (add.inputs, reversed(tuple(add.inputs))):
-        plain, turned = _operands(left, "Mul"), _operands(right, "Mul")
-        if plain is None or turned is None:
+        plain, other = _operands(left, "Mul"), _operands(right, "Mul")
+        if plain is None or other is None:
             continue
-        for swapped, sin in turned[1]:
-            concat = swapped.producer()
-            if concat is None or not gir.is_op(concat, "Concat") or len(concat.inputs) != 2 or not is_last(concat):
-                continue
-            negated, first = concat.inputs
-            neg = None if negated is None else negated.producer()
-            if neg is None or first is None or not gir.is_op(neg, "Neg") or (second := neg.inputs[0]) is None:
-                continue
-            halves = _halves(first, second)
-            if halves is None:
-                continue
-            x, cutters = halves
-            for factor, cos in plain[1]:
-                if factor is x:
-                    between = (plain[0], turned[0], concat, neg, *cutters)
-                    yield Rotation(add, x, cos, sin, True, between)
+        for swapped, sin in other[1]:
+            if swapped.producer() is not None:
+                for x, cos in plain[1]:
+                    yield x, cos, swapped, sin, (plain[0], other[0])
 
 
-def _half_by_half(concat: ir.Node) -> Iterator[Rotation]:
-    real, imaginary = _operands(concat.inputs[0], "Sub"), _operands(concat.inputs[1], "Add")
-    if real is None or imaginary is None or not is_last(concat):
+def crossed(
+    first: ir.Value | None, second: ir.Value | None
+) -> Iterator[tuple[ir.Value, ir.Value, ir.Value, ir.Value, tuple[ir.Node, ...]]]:
+    """``x1 cos - x2 sin`` and ``x2 cos + x1 sin``, in every order: x1, x2, cos, sin, and the nodes."""
+    real, imaginary = _operands(first, "Sub"), _operands(second, "Add")
+    if real is None or imaginary is None:
         return
     products = [_operands(value, "Mul") for value in (*real[1][0], *imaginary[1][0])]
     if any(product is None for product in products):
         return
     a, b, c, d = (product for product in products if product is not None)
     for second_cos, first_sin in ((c, d), (d, c)):
-        for first, cos in a[1]:
-            for second, sin in b[1]:
-                halves = _halves(first, second)
-                if halves is not None and (second, cos) in second_cos[1] and (first, sin) in first_sin[1]:
-                    x, cutters = halves
-                    between = (real[0], imaginary[0], a[0], b[0], c[0], d[0], *cutters)
-                    yield Rotation(concat, x, cos, sin, False, between)
+        for one, cos in a[1]:
+            for two, sin in b[1]:
+                if (two, cos) in second_cos[1] and (one, sin) in first_sin[1]:
+                    yield one, two, cos, sin, (real[0], imaginary[0], a[0], b[0], c[0], d[0])
+
+
+def negated_pair(first: ir.Value | None, second: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Node] | None:
+    """x1 and x2 of ``-x2, x1``, and the Neg."""
+    neg = None if first is None else first.producer()
+    if neg is None or second is None or not gir.is_op(neg, "Neg") or neg.inputs[0] is None:
+        return None
+    return second, neg.inputs[0], neg
+
+
+def _by_halves_swapped(add: ir.Node) -> Iterator[Rotation]:
+    for x, cos, swapped, sin, products in turned(add):
+        concat = swapped.producer()
+        if concat is None or not gir.is_op(concat, "Concat") or len(concat.inputs) != 2 or not is_last(concat):
+            continue
+        found = negated_pair(*concat.inputs)
+        halves = None if found is None else _halves(found[0], found[1])
+        if found is None or halves is None or halves[0] is not x:
+            continue
+        yield Rotation(add, x, cos, sin, True, (*products, concat, found[2], *halves[1]), gir.dims(x))
+
+
+def _half_by_half(concat: ir.Node) -> Iterator[Rotation]:
+    for first, second, cos, sin, nodes in crossed(*concat.inputs):
+        halves = _halves(first, second)
+        if halves is not None:
+            x, cutters = halves
+            shape = gir.dims(x)
+            if shape is not None and len(shape) == 5 and shape[-1] == 2:
+                continue  # a part of one by pairs
+            yield Rotation(concat, x, cos, sin, False, (*nodes, *cutters), shape)
 
 
 def is_last(concat: ir.Node) -> bool:
@@ -111,26 +142,30 @@ def _halves(first: ir.Value, second: ir.Value) -> tuple[ir.Value, tuple[ir.Node,
         return None
     half = shape[-1] // 2
     if one is two and gir.is_op(one, "Split"):
-        sizes = gir.attribute(one, "split") or (gir.known_ints(one.inputs[1]) if len(one.inputs) > 1 else None)
-        axis = gir.attribute(one, "axis", 0)
-        if gir.has_reference(one) or axis not in (-1, len(shape) - 1) or len(one.outputs) != 2:
-            return None
-        given = len(one.inputs) > 1 and one.inputs[1] is not None
-        if (sizes is None and given) or (sizes is not None and tuple(sizes) != (half, half)):
-            return None
-        return (x, (one,)) if first is one.outputs[0] and second is one.outputs[1] else None
+        return (x, (one,)) if split_in_two(one, half) and first is one.outputs[0] and second is one.outputs[1] else None
     if cut(one, len(shape), shape[-1]) == (0, half) and cut(two, len(shape), shape[-1]) == (half, 2 * half):
         return x, (one, two)
     return None
 
 
-def cut(node: ir.Node, rank: int, size: int) -> tuple[int, int] | None:
+def split_in_two(split: ir.Node, half: int) -> bool:
+    """True for a Split of the last axis into two parts of that size, of an axis of twice that size."""
+    rank = gir.rank(split.inputs[0])
+    sizes = gir.attribute(split, "split") or (gir.known_ints(split.inputs[1]) if len(split.inputs) > 1 else None)
+    axis = gir.attribute(split, "axis", 0)
+    if gir.has_reference(split) or rank is None or axis not in (-1, rank - 1) or len(split.outputs) != 2:
+        return False
+    given = len(split.inputs) > 1 and split.inputs[1] is not None
+    return not given if sizes is None else tuple(sizes) == (half, half)
+
+
+def cut(node: ir.Node, rank: int, size: int, step: int = 1) -> tuple[int, int] | None:
     """The start and end of a Slice along the last axis alone."""
     if not gir.is_op(node, "Slice") or not 4 <= len(node.inputs) <= 5:
         return None
     starts, ends, axes = (gir.known_ints(value) for value in node.inputs[1:4])
     steps = gir.known_ints(node.inputs[4]) if len(node.inputs) == 5 and node.inputs[4] is not None else (1,)
-    if not starts or not ends or axes not in ((-1,), (rank - 1,)) or steps != (1,):
+    if not starts or not ends or axes not in ((-1,), (rank - 1,)) or steps != (step,):
         return None
     start, end, _ = slice(starts[0], ends[0]).indices(size)
     return start, end

@@ -19,10 +19,12 @@ from graphopt.rewrite import Rewrite, RuleSet, of_type
 from graphopt.target import Target, targets
 
 from ._forms import FLOATING, SINGLE_OR_HALF, welcome
+from ._per_target import per_target
 
 _FAST = "com.microsoft::FastGelu"
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules for a target."""
     standard = [of_type("x", *FLOATING), welcome(target, "Gelu")]

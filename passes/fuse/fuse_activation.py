@@ -22,6 +22,7 @@ from graphopt.rewrite import Match, Refused, Rewrite, RuleSet, Tape, of_type
 from graphopt.target import Target, targets
 
 from ._forms import welcome
+from ._per_target import per_target
 
 _PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
 _LARGEST = float(np.finfo(np.float32).max)
@@ -77,6 +78,7 @@ def _gemm(match: Match, tape: Tape) -> ir.Value:
     return tape.op("FusedGemm", *operands, domain="com.microsoft", attributes=attributes)
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules for a target."""
     functions = "Relu|Sigmoid|Tanh|LeakyRelu|HardSigmoid@f{**p}"

@@ -23,9 +23,11 @@ from graphopt.pipeline import Context, Fidelity, Pass
 
 from ._affine import Refusal
 from ._attention_bounds import BoundsReader
+from ._attention_causal import BandReader
 from ._attention_core import cores
-from ._attention_forms import choose, write
+from ._attention_forms import assumption, choose
 from ._attention_plan import Plan, plan
+from ._attention_write import write
 from ._attention_writer import Writer
 from ._forms import Form, Place
 
@@ -36,15 +38,20 @@ class FuseAttention(Pass):
 
     The scale may be on the scores, the queries, the keys or several of them; keys may be transposed in one step,
     with the splitting of heads, or between two reshapes; the mask may be added, selected by Where, or several
-    of these; it is passed on as it is, expanded to the length of queries and keys where it is smaller. Without
-    split heads before and behind, the operator splits them itself. From opset 23 on Attention is written, before
-    that, or where it is measured to be faster, MultiHeadAttention on targets that list it.
+    of these; it is passed on as it is, expanded to the length of queries and keys where it is smaller, as truths where
+    all that it says is which scores are kept, and as ``is_causal`` where these are proven to be those of a triangle.
+    Without split heads before and behind, the operator splits them itself. From opset 23 on Attention is written,
+    before that, or where it is measured to be faster, MultiHeadAttention on targets that list it, or for causal masks
+    with grouped heads or a cache GroupQueryAttention.
 
     A query whose keys are all masked keeps its result: by -inf it is NaN, or zero where the graph says
     Where(IsNaN(p), 0, p); by the least finite number it is the mean of all values. ONNX says zero for the first, and
     ONNX Runtime for the last too, so a mask with the least number gets the number next to it. NaN among queries and
-    keys gives NaN, also where that Where made zeros of it. A length of 0, known only at run time, is refused by
-    ONNX Runtime's Attention.
+    keys gives NaN, also where that Where made zeros of it.
+
+    A size that only the run knows is taken to be at least 1, and the report says so: ONNX Runtime's Attention refuses
+    an empty batch, no queries, and no new keys, which the operators it replaces take. An empty cache, as in a
+    decoder's first step, is none of these. A mask that would not fit the scores may no longer be refused.
 
     Keeps it when shapes are not proven to be equal, when a mask of -inf may silence a row and nothing makes zeros of
     its NaN, when scores are used elsewhere, and when masked scores become a number others may come near.
@@ -61,7 +68,7 @@ class FuseAttention(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """Anchor at the product with the values."""
-        reader = BoundsReader()
+        readers = BoundsReader(), BandReader()
         memory: dict[Hashable, ir.Value] = {}
         for body in gir.bodies(model):
             place = Place(model, body, context.target)
@@ -69,23 +76,28 @@ class FuseAttention(Pass):
                 continue
             for node in body.nodes():
                 if gir.is_op(node, "MatMul"):
-                    site = self._site(node, place, reader, memory)
+                    site = self._site(node, place, readers, memory)
                     if site is not None:
                         yield site
 
     def _site(
-        self, product: ir.Node, place: Place, reader: BoundsReader, memory: dict[Hashable, ir.Value]
+        self,
+        product: ir.Node,
+        place: Place,
+        readers: tuple[BoundsReader, BandReader],
+        memory: dict[Hashable, ir.Value],
     ) -> Site | None:
         reason = None
         for core in cores(product, place.body.version()):
             name = gir.where(core.softmax)
             try:
-                found = plan(core, reader)
+                found = plan(core, *readers)
                 form = choose(found, place, self.zero_for_nan)
             except Refusal as refusal:
                 reason = reason or Site(name, str(refusal))
                 continue
-            return Site(name, f"fused into {form.name}", partial(_edit, found, form, place, memory))
+            said = f"fused into {form.name}{assumption(found, form)}"
+            return Site(name, said, partial(_edit, found, form, place, memory))
         return reason
 
 

@@ -23,6 +23,7 @@ from graphopt.target import Target, targets
 
 from . import _norms as norms
 from ._absorb import Absorb, by_channel
+from ._per_target import per_target
 
 _FORM = "InstanceNormalization"
 
@@ -37,16 +38,31 @@ def _channels(match: Match) -> int:
     return channels
 
 
+def _vector(match: Match, name: str, otherwise: float) -> np.ndarray:
+    """The scale or bias that stands between the parts, one number for each channel."""
+    channels, rank = _channels(match), len(match.dims("x"))
+    if name not in match.pattern.variables:
+        return np.full(channels, otherwise)
+    if len(match.dims(name)) > rank:
+        raise Refused("its scale or bias would add a dimension")
+    return norms.spread(match.array(name), (channels, *(1,) * (rank - 2))).reshape(-1)
+
+
+def _check(match: Match) -> None:
+    for name in ("g", "h"):
+        _vector(match, name, 0.0)
+
+
 def _build(match: Match, tape: Tape) -> ir.Value:
-    channels = _channels(match)
-    scale = tape.constant(np.ones(channels), "scale", like=match["x"])
-    bias = tape.constant(np.zeros(channels), "bias", like=match["x"])
+    scale = tape.constant(_vector(match, "g", 1.0), "scale", like=match["x"])
+    bias = tape.constant(_vector(match, "h", 0.0), "bias", like=match["x"])
     return tape.op(_FORM, match["x"], scale, bias, epsilon=norms.epsilon(match))
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules as far as the target has no objection to them."""
-    return RuleSet(norms.rules(norms.centred(), target, _FORM, 6, _channels, _build))
+    return RuleSet(norms.rules((*norms.scaled(), *norms.centred()), target, _FORM, 6, _check, _build))
 
 
 RULES = rules(targets()["onnx"])
@@ -57,8 +73,8 @@ ABSORB = Absorb(_FORM, by_channel)
 class FuseInstanceNorm(Pass):
     """Replaces the parts of an instance normalisation by InstanceNormalization, and puts what follows into it.
 
-    Only from rank 4 on: of three axes, the last one alone is as well a layer normalisation, and that is what it
-    nearly always is.
+    A scale and a bias may stand between the parts, as TensorFlow writes them. Only from rank 4 on: of three axes, the
+    last one alone is as well a layer normalisation, and that is what it nearly always is.
 
     Infinities and NaN: a channel that holds one becomes NaN in both forms. In float16 the parts overflow where
     deviations exceed 255, and a runtime that computes the operator in float does not.

@@ -23,6 +23,7 @@ from graphopt.target import Target, targets
 
 from . import _norms as norms
 from ._absorb import Absorb, by_trailing_axes
+from ._per_target import per_target
 
 _FORM = "LayerNormalization"
 
@@ -49,6 +50,7 @@ def _build(match: Match, tape: Tape) -> ir.Value:
     return tape.op(_FORM, x, *values, axis=-len(sizes), epsilon=norms.epsilon(match))
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules as far as the target has no objection to them."""
     texts = (*norms.scaled(), *norms.fast(), *norms.centred())

@@ -24,6 +24,7 @@ from graphopt.rewrite import Condition, Match, Rewrite, RuleSet, Tape, constant,
 from graphopt.target import Target, targets
 
 from ._forms import elements
+from ._per_target import per_target
 
 
 def _is_usable(match: Match) -> str | None:
@@ -58,6 +59,7 @@ def _write(match: Match, tape: Tape, sign: int) -> ir.Value:
     return tape.op("PRelu", match["x"], operand)
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules for a target."""
 

@@ -30,6 +30,7 @@ from graphopt.target import Target, targets
 
 from ._affine import Refusal, per_channel
 from ._channel_region import region, to_last, to_second
+from ._per_target import per_target
 
 _CONVOLVED = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 
@@ -91,6 +92,7 @@ def _to_matmul(match: Match, tape: Tape) -> ir.Value:
     return product if bias is None else tape.op("Add", product, bias)
 
 
+@per_target
 def _rules(target: Target) -> RuleSet:
     def welcome(form: str) -> Callable[[Match], str | None]:
         def test(match: Match) -> str | None:

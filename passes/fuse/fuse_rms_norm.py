@@ -22,6 +22,7 @@ from graphopt.target import Target, targets
 
 from . import _norms as norms
 from ._absorb import Absorb, by_trailing_axes
+from ._per_target import per_target
 from .fuse_layer_norm import uncast
 
 _FORM = "RMSNormalization"
@@ -36,6 +37,7 @@ def _build(match: Match, tape: Tape) -> ir.Value:
 _UNCAST = uncast(_FORM)
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules as far as the target has no objection to them."""
     return RuleSet([*norms.rules(norms.uncentred(), target, _FORM, 23, norms.trailing, _build), _UNCAST])

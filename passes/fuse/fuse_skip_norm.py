@@ -24,6 +24,7 @@ from graphopt.rewrite import Condition, Match, Refused, Rewrite, RuleSet, Tape, 
 from graphopt.target import Target, targets
 
 from ._forms import welcome
+from ._per_target import per_target
 
 _DOMAIN = "com.microsoft"
 _LAYER, _RMS = "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"
@@ -79,6 +80,7 @@ def _rule(total: str, norm: str, form: str, target: Target) -> Rewrite:
     )
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules as far as the target has no objection to them."""
     layer, rms = "LayerNormalization{**l}(s, g, h?)", "RMSNormalization{**l}(s, g)"

@@ -7,6 +7,8 @@
     x - Log(ReduceSum(Exp(x)))                  ->  LogSoftmax{axis}(x)
     x - ReduceLogSumExp(x)                      ->  LogSoftmax{axis}(x)
     Log(Softmax{axis}(x))                       ->  LogSoftmax{axis}(x)
+    Exp(LogSoftmax{axis}(x))                    ->  Softmax{axis}(x)
+    Exp(x - ReduceLogSumExp(x))                 ->  Softmax{axis}(x)
     Transpose(Softmax{axis}(Transpose(x)))      ->  Softmax{axis of x}(x)      where the Transposes cancel
 
 Softmax, LogSoftmax: ONNX, version 13, along one axis; versions 1 and 11 flatten the axes from there on, which is the
@@ -28,6 +30,7 @@ from graphopt.rewrite import Condition, Match, Refused, Rewrite, RuleSet, floati
 from graphopt.target import Target, targets
 
 from ._forms import welcome
+from ._per_target import per_target
 
 _FORMS = ("Softmax", "LogSoftmax")
 _MAXIMUM = "m = ReduceMax{**a}(x, p?); d = Reshape|Unsqueeze?{**r}(Max?(m, floor), u?)"
@@ -123,6 +126,7 @@ def _cancels(match: Match) -> str | None:
     return _flattening(_axis_before(match), len(first), match.opset)
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rules for a target."""
 
@@ -146,6 +150,8 @@ def rules(target: Target) -> RuleSet:
             rule(f"{_MAXIMUM}; e = Exp(Sub(x, d)); {_SUM}; y = Sub(x, Add(d, Log(s)))", "LogSoftmax"),
             rule(f"e = Exp(x); {_SUM}; y = Sub(x, Log(s))", "LogSoftmax"),
             rule("y = Sub(x, ReduceLogSumExp{**a}(x, p?))", "LogSoftmax"),
+            rule("y = Exp(Sub(x, ReduceLogSumExp{**a}(x, p?)))", "Softmax"),
+            Rewrite("Exp(LogSoftmax{**a}(x))", "Softmax{**a}(x)", where=[floating("x"), welcome(target, "Softmax")]),
             Rewrite("Log(Softmax{**a}(x))", "LogSoftmax{**a}(x)", where=[floating("x"), welcome(target, "LogSoftmax")]),
             *(rule(f"Transpose{{perm=q?}}({form}{{**a}}(Transpose{{perm=p?}}(x)))", form, _cancels) for form in _FORMS),
         ]

@@ -19,6 +19,7 @@ from graphopt.rewrite import Match, Rewrite, RuleSet, of_type, scalar, that
 from graphopt.target import Target, targets
 
 from ._forms import welcome
+from ._per_target import per_target
 
 
 def _is_beyond(match: Match) -> bool:
@@ -26,6 +27,7 @@ def _is_beyond(match: Match) -> bool:
     return match.number("k") >= 17
 
 
+@per_target
 def rules(target: Target) -> RuleSet:
     """The rule for a target."""
     where = [of_type("x", ir.DataType.FLOAT, ir.DataType.FLOAT16), welcome(target, "Softplus")]

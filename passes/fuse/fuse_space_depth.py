@@ -22,6 +22,7 @@ from graphopt.pipeline.pass_ import Fidelity, Pass
 from graphopt.rewrite import Match, Rewrite, RuleSet, of_type
 from graphopt.target import Target, targets
 
+from ._per_target import per_target
 from ._sizes import product
 
 Axes = tuple[tuple[int, ...], ...]
@@ -79,7 +80,9 @@ def _rule(target: Target, perm: str, replacement: str, axes: tuple[int, int], so
     )
 
 
-def _rules(target: Target) -> RuleSet:
+@per_target
+def rules(target: Target) -> RuleSet:
+    """One for each row of the table."""
     whole: Axes = ((0,), (1, 2, 3), (4,), (5,))
     dcr = "DepthToSpace{blocksize=b}(x)", (1, 2), whole, ((0,), (3,), (4, 1), (5, 2))
     crd = 'DepthToSpace{blocksize=b, mode="CRD"}(x)', (2, 3), whole, ((0,), (1,), (4, 2), (5, 3))
@@ -93,7 +96,7 @@ def _rules(target: Target) -> RuleSet:
     )
 
 
-RULES = _rules(targets()["onnx"])
+RULES = rules(targets()["onnx"])
 
 
 @dataclass(frozen=True)
@@ -114,4 +117,4 @@ class FuseSpaceDepth(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Sites:
         """One site for each row of three."""
-        yield from _rules(context.target).sites(model)
+        yield from rules(context.target).sites(model)

@@ -2,6 +2,7 @@
 
     _, i = TopK{axis}(x, 1)             ->  i = ArgMax{axis, keepdims=1}(x)
     _, i = TopK{axis, largest=0}(x, 1)  ->  i = ArgMin{axis, keepdims=1}(x)
+    v, _ = TopK{axis}(x, 1)             ->  v = ReduceMax{axes=[axis], keepdims=1}(x)    for integers; ReduceMin
 
 TopK: ONNX, versions 1, 10 and 11; "the element with the lower index will appear first" among equal ones. ArgMax,
 ArgMin: ONNX, version 1; the first occurrence is the default from version 12 on, and what ONNX Runtime did before.
@@ -21,10 +22,13 @@ from graphopt.rewrite import Match, Rewrite, RuleSet, Tape, of_type
 from graphopt.target import Target, targets
 
 from ._forms import elements
+from ._per_target import per_target
 
 _RUNNABLE = tuple(
     getattr(ir.DataType, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32", "INT64", "INT8", "UINT8")
 )
+_WHOLE = (ir.DataType.INT32, ir.DataType.INT64)
+_AXES_ARE_OPERANDS = 18
 
 
 def _axis(match: Match) -> int:
@@ -50,14 +54,35 @@ def _write(match: Match, tape: Tape) -> ir.Value:
     return tape.op(_operator(match), match["x"], axis=_axis(match), keepdims=1)
 
 
+def _reduction(match: Match) -> str:
+    return "ReduceMax" if match.attr("a.largest", 1) else "ReduceMin"
+
+
+def _write_value(match: Match, tape: Tape) -> ir.Value:
+    axis, x = _axis(match), match["x"]
+    if match.opset < _AXES_ARE_OPERANDS:
+        return tape.op(_reduction(match), x, axes=[axis], keepdims=1)
+    return tape.op(_reduction(match), x, tape.constant([axis], "axes"), keepdims=1)
+
+
+@per_target
 def rules(target: Target) -> RuleSet:
-    """The rule for a target."""
+    """The rules for a target."""
 
     def welcome(match: Match) -> str | None:
         return target.objection(_operator(match), elements(match["x"]))
 
-    where = [of_type("x", *_RUNNABLE), _is_one, welcome]
-    return RuleSet([Rewrite("_, i = TopK{**a}(x, k?)", where=where, build=_write, name="ArgMax")])
+    def value_is_welcome(match: Match) -> str | None:
+        return target.objection(_reduction(match), elements(match["x"]))
+
+    index = [of_type("x", *_RUNNABLE), _is_one, welcome]
+    value = [of_type("x", *_WHOLE), _is_one, value_is_welcome]
+    return RuleSet(
+        [
+            Rewrite("_, i = TopK{**a}(x, k?)", where=index, build=_write, name="ArgMax"),
+            Rewrite("v, _ = TopK{**a}(x, k?)", where=value, build=_write_value, name="ReduceMax"),
+        ]
+    )
 
 
 RULES = rules(targets()["onnx"])
@@ -66,13 +91,13 @@ RULES = rules(targets()["onnx"])
 
 @dataclass(frozen=True)
 class TopkToArgmax(Pass):
-    """Replaces TopK of one element whose value is not used by ArgMax or ArgMin.
+    """Replaces TopK of one element by ArgMax or ArgMin where only its index is used, else by ReduceMax or ReduceMin.
 
     Equal elements, NaN and infinity give the same index.
 
-    Keeps it when the value is used (also alone: ReduceMax treats NaN in another way), when more elements are asked for,
-    and for element types of which ONNX Runtime has no ArgMax. ArgMax(Softmax(x)) stays as well: Softmax rounds, which
-    can make different elements equal, and then the index without it is another.
+    Keeps it when both are used, or the value of a floating-point type (ReduceMax treats NaN in another way), when more
+    elements are asked for, and for element types of which ONNX Runtime has no ArgMax. ArgMax(Softmax(x)) stays as well:
+    Softmax rounds, which can make different elements equal, and then the index without it is another.
     """
 
     name: ClassVar[str] = "topk-to-argmax"

@@ -80,6 +80,87 @@ class Attention(nn.Module):
         return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
+class MultiHead(nn.Module):
+    """torch.nn.MultiheadAttention, in its forms."""
+
+    def __init__(self, *, causal=False, cross=False, weights=False, batch_first=True):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(32, 4, batch_first=batch_first)
+        self.causal, self.cross, self.weights = causal, cross, weights
+
+    def forward(self, x):
+        """x: N x S x 32."""
+        other = x[:, 1:] * 2 if self.cross else x
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1) if self.causal else None
+        return self.inner(x, other, other, attn_mask=mask, need_weights=self.weights)[0]
+
+
+class Shared(nn.Module):
+    """One head of keys and values for all queries, which broadcasting repeats."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(32, 32), nn.Linear(32, 8), nn.Linear(32, 8)
+
+    def forward(self, x):
+        """x: N x S x 32."""
+        q = self.q(x).view(*x.shape[:2], 4, 8).transpose(1, 2)
+        k, v = self.k(x)[:, None], self.v(x)[:, None]
+        y = ((q @ k.transpose(-1, -2)) * 8**-0.5).softmax(-1) @ v
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+class Cross(nn.Module):
+    """Attention to a part of the input, by F.scaled_dot_product_attention; grouped, masked on request."""
+
+    def __init__(self, *, grouped=False, masked=False):
+        super().__init__()
+        self.q, self.k = nn.Linear(32, 32), nn.Linear(32, 16 if grouped else 32)
+        self.grouped, self.masked = grouped, masked
+
+    def forward(self, x):
+        """x: N x S x 32."""
+        other = x[:, 1:]
+        q = self.q(x).unflatten(-1, (4, 8)).transpose(1, 2)
+        k = self.k(other).unflatten(-1, (2 if self.grouped else 4, 8)).transpose(1, 2)
+        mask = (other.sum(-1) > 0)[:, None, None, :].expand(-1, 1, x.shape[1], -1) if self.masked else None
+        k = k.repeat_interleave(2, 1) if self.grouped else k
+        y = nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask)
+        return y.transpose(1, 2).flatten(2)
+
+
+class Window(nn.Module):
+    """A block of Swin: shifted windows of 2 x 2 with a bias for relative positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.randn(2, 4, 4))
+        self.register_buffer("mask", torch.randint(0, 2, (9, 4, 4)).float() * -100)
+
+    def forward(self, x):
+        """x: N x 8 x 6 x 6."""
+        n = x.shape[0]
+        x = torch.roll(x.permute(0, 2, 3, 1), (-1, -1), (1, 2))
+        x = x.view(n, 3, 2, 3, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(n * 9, 4, 8)
+        q, k, v = self.qkv(x).reshape(n * 9, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        a = (q * 0.5) @ k.transpose(-2, -1) + self.bias[None]
+        a = (a.view(n, 9, 2, 4, 4) + self.mask[None, :, None]).view(-1, 2, 4, 4)
+        return (a.softmax(-1) @ v).transpose(1, 2).reshape(n, 36, 8)
+
+
+class Decoder(nn.Module):
+    """A layer of a decoder that looks at itself and at something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.TransformerDecoderLayer(32, 4, 48, batch_first=True)
+
+    def forward(self, x):
+        """x: N x S x 32."""
+        return self.inner(x, x * 2)
+
+
 class RepVGG(nn.Module):
     """The block of RepVGG at training time."""
 
@@ -118,12 +199,29 @@ MODULES = {
     "attention_by_hand": (lambda: Attention(fused=False), FLAT),
     "attention_causal_by_hand": (lambda: Attention(fused=False, causal=True), FLAT),
     "attention_grouped": (lambda: Attention(groups=2), FLAT),
+    "attention_causal_grouped": (lambda: Attention(fused=False, causal=True, groups=2), FLAT),
+    "attention_one_head_of_keys": (lambda: Shared(), FLAT),
+    "attention_cross": (lambda: Cross(), FLAT),
+    "attention_cross_masked": (lambda: Cross(masked=True), FLAT),
+    "attention_cross_grouped": (lambda: Cross(grouped=True), FLAT),
+    "attention_windows": (lambda: Window(), IMAGE),
+    "multihead": (lambda: MultiHead(), FLAT),
+    "multihead_causal": (lambda: MultiHead(causal=True), FLAT),
+    "multihead_cross": (lambda: MultiHead(cross=True), FLAT),
+    "multihead_weights": (lambda: MultiHead(weights=True), FLAT),
+    "multihead_batch_second": (lambda: MultiHead(batch_first=False), FLAT),
+    "encoder_layer": (lambda: nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), FLAT),
+    "decoder_layer": (lambda: Decoder(), FLAT),
     "rotary": (lambda: Attention(rotary=True), FLAT),
     "repvgg": (lambda: RepVGG(8), IMAGE),
     "pixel_shuffle": (lambda: nn.PixelShuffle(2), IMAGE),
     "pixel_unshuffle": (lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(32, 4, 3, padding=1)), IMAGE),
     "einsum": (lambda: Of(lambda x: torch.einsum("bsd,btd->bst", x, x)), FLAT),
 }
+
+
+# The TorchScript exporter writes a wrong shape for what torch.nn.MultiheadAttention splits when sizes are not fixed.
+FIXED = {name for name in MODULES if name.startswith(("multihead", "encoder", "decoder"))}
 
 
 class Wrapped(nn.Module):
@@ -141,12 +239,13 @@ class Wrapped(nn.Module):
 def make(name: str):
     """A factory for ``graphopt.models.export``: the module, an input, and which of its axes may change."""
     torch.manual_seed(0)
+    torch.backends.mha.set_fastpath_enabled(False)  # operators that have no ONNX form
     build, shape = MODULES[name]
     module = Wrapped(build()).eval()
     for item in module.modules():
         if isinstance(item, nn.BatchNorm2d):
             item.running_mean.uniform_(-1, 1)
             item.running_var.uniform_(0.5, 2)
-    axes = {0: "N", 1: "S"} if len(shape) == 3 else {0: "N"}
+    axes = {} if name in FIXED else {0: "N", 1: "S"} if len(shape) == 3 else {0: "N"}
     shapes = {"x": dict.fromkeys(axes, torch.export.Dim.DYNAMIC)}
     return module, {"x": torch.randn(shape)}, {"dynamic_axes": {"x": axes}, "dynamic_shapes": shapes}

@@ -2,7 +2,8 @@
 
 The size of attention is query length x key length; batch 1, head size 64. ``Attention`` takes and gives [batch,
 length, heads x size], its variant ``Attention:heads`` [batch, heads, length, size]: on some runtimes only the first
-gains anything, since it makes the transposes around it unnecessary.
+gains anything, since it makes the transposes around it unnecessary. ``Attention:causal`` has ``is_causal`` for a
+mask that is added.
 """
 
 from __future__ import annotations
@@ -92,6 +93,14 @@ ATTENTION = (
         opset=23,
     ),
     _square("Attention:heads", _SPLIT, "y = Attention{scale=0.125}(q, k, v)", inputs=_HEADS, opset=23),
+    _square(
+        "Attention:causal",
+        _MULTI_HEAD.replace("Div(MatMul(qh, kh), 8.0)", "Add(Div(MatMul(qh, kh), 8.0), mask)"),
+        "y = Attention{scale=0.125, q_num_heads=$n, kv_num_heads=$n, is_causal=1}(q, k, v)",
+        inputs=_ROWS,
+        made={"mask": _causal},
+        opset=23,
+    ),
     _square(
         "com.microsoft::MultiHeadAttention",
         _MULTI_HEAD,

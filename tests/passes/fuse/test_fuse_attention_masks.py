@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from graphopt.ir import infer
 from graphopt.passes.fuse.fuse_attention import FuseAttention
 from graphopt.pipeline import Context
+from graphopt.pipeline.drive import drive
 from graphopt.profile import Point, Profile
 from graphopt.target import targets
 
@@ -34,9 +37,11 @@ def graph(body: str, inputs: str = "", numbers: str = NUMBERS, outputs: str = "f
         ("a = Where (keep, s, low)", END, KEEP, "m = Where (keep, zero, next)"),
         ("a = Where (keep, s, many)", END, KEEP, "m = Where (keep, zero, next)"),
         ("a = Where (keep, many, s)", END, KEEP, "m = Where (keep, next, zero)"),
-        ("a = Where (keep, s, minus)", GUARDED, KEEP, "m = Where (keep, zero, minus)"),
+        ("a = Where (keep, s, minus)", GUARDED, KEEP, "m = Identity (keep)"),
+        ("a = Where (keep, minus, s)", GUARDED, KEEP, "m = Not (keep)"),
         ("b = Where (keep, zero, low) a = Add (b, s)", END, KEEP, "m = Where (keep, zero, next)"),
-        ("b = Where (keep, zero, minus) a = Add (s, b)", GUARDED, KEEP, "m = Where (keep, zero, minus)"),
+        ("b = Where (keep, zero, minus) a = Add (s, b)", GUARDED, KEEP, "m = Identity (keep)"),
+        ("b = Where (keep, minus, zero) a = Add (b, s)", GUARDED, KEEP, "m = Not (keep)"),
     ],
 )
 def test_a_query_without_a_key_keeps_its_result(rewrites, step, end, inputs, mask):
@@ -44,8 +49,9 @@ def test_a_query_without_a_key_keeps_its_result(rewrites, step, end, inputs, mas
     rewrites(
         FuseAttention(),
         graph(f"{SCORES} {step} {end}", inputs),
-        graph(f"{mask} {FUSED} (q, k, v, m)", inputs, f"float zero = {{0}}, float next = {{{NEXT}}}, "
-              "float minus = {-inf}"),
+        graph(f"{mask} {FUSED} (q, k, v, m)".replace("m = Identity (keep)", "").replace(
+              ", m)", ", keep)" if "Identity" in mask else ", m)"), inputs,
+              f"float zero = {{0}}, float next = {{{NEXT}}}"),
     )  # fmt: skip
 
 
@@ -75,21 +81,88 @@ COMPARED = """l = Shape <start = 2, end = 3> (q) t2 = Shape <start = 2, end = 3>
 INDICES = f"{NUMBERS}, int64 i0 = {{0}}, int64 i1 = {{1}}, int64[1] last = {{1}}, int64[1] first = {{0}}"
 
 
+TRIU = """l = Shape <start = 2, end = 3> (q) t2 = Shape <start = 2, end = 3> (k) r = Concat <axis = 0> (l, t2)
+    full = Expand (minus, r) m = Trilu <upper = 1> (full, i1)"""
+FILLED = """l = Shape <start = 2, end = 3> (q) t2 = Shape <start = 2, end = 3> (k) r = Concat <axis = 0> (l, t2)
+    ones = ConstantOfShape <value = bool[1] {1}> (r) on = Trilu <upper = 0> (ones)"""
+
+
 @pytest.mark.parametrize(
     ("before", "step"),
     [
         (CAUSAL, "m = Where (off, minus, zero) a = Add (s, m)"),
+        (CAUSAL, "a = Where (off, minus, s)"),
         (COMPARED, "m = Where (on, zero, minus) a = Add (s, m)"),
+        (COMPARED, "m = Where (on, zero, many) a = Add (m, s)"),
+        (COMPARED.replace("LessOrEqual (jj, ii)", "GreaterOrEqual (ii, jj)"), "a = Where (on, s, low)"),
+        (COMPARED.replace("LessOrEqual (jj, ii)", "Greater (jj, ii)"), "a = Where (on, low, s)"),
+        (COMPARED.replace("LessOrEqual (jj, ii)", "Less (ii, jj) f = Not (on)"), "a = Where (f, s, low)"),
+        (f"{COMPARED} f = Cast <to = 1> (on) d = Sub (one, f)", "m = Mul (d, low) a = Add (s, m)"),
+        (TRIU, "a = Add (s, m)"),
+        (FILLED, "a = Where (on, s, minus)"),
     ],
-    ids=["torchscript", "compared"],
-)
-def test_a_causal_mask_of_infinities_leaves_each_query_its_first_key(rewrites, before, step):
-    mask, _, _ = step.partition(" a =")
+)  # fmt: skip
+def test_a_mask_that_is_only_causal(rewrites, before, step):
     rewrites(
         FuseAttention(),
         graph(f"{before} {SCORES} {step} {END}", numbers=INDICES),
-        graph(f"{before} {mask} {FUSED} (q, k, v, m)", numbers=INDICES),
+        graph("y = Attention <scale = 1.0, is_causal = 1> (q, k, v)"),
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "kept"),
+    [
+        (CAUSAL.replace("(ones)", "(ones, i1)"), "a = Where (off, low, s)", ""),
+        (COMPARED.replace("LessOrEqual (jj, ii)", "Less (jj, ii)"), "a = Where (on, s, low)", ""),
+        (f"{COMPARED} both = And (on, keep)", "a = Where (both, s, low)", KEEP),
+        (f"{COMPARED} f = Cast <to = 1> (on)", "a = Add (s, f)", ""),
+        (COMPARED.replace("Unsqueeze (i, last)", "Unsqueeze (j, last)"), "a = Where (on, s, low)", ""),
+    ],
+    ids=["one more key", "one key less", "and another mask", "a bias", "square of the keys"],
+)
+def test_a_mask_that_is_not_only_causal(agrees, before, step, kept):
+    text = graph(f"{before} {SCORES} {step} {END}", kept, INDICES)
+    if "(j, last)" in before:
+        text = text.replace("B, 2, S, 4", "B, 2, K, 4")
+    model = ir.from_onnx_text(text)
+    assert agrees(FuseAttention(), model, 0).changed
+    fused = model.clone()
+    infer(fused)
+    drive(FuseAttention(), fused, Context())
+    found = [node for node in fused.graph if node.op_type == "Attention"]
+    assert [node.attributes.get_int("is_causal", 0) for node in found] == [1 if "(j, last)" in before else 0]
+
+
+def test_a_buffer_that_is_cut_to_the_length(rewrites):
+    """GPT-2 as written by hand: tril(ones(64, 64))[:n, :n]; it has the length, or the model fails."""
+    buffer = np.tril(np.ones((3, 3), np.int64)).reshape(-1).tolist()
+    cut = "n = Shape <start = 2, end = 3> (q) r = Slice (b, f, n, f) c = Slice (r, f, n, first) off = Equal (c, i0)"
+    inputs = QKV.replace("K", "S")
+    rewrites(
+        FuseAttention(),
+        graph(f"{cut} {SCORES} a = Where (off, minus, s) {END}",
+              numbers=f"{INDICES}, int64[1] f = {{0}}, int64[3, 3] b = {{{', '.join(map(str, buffer))}}}"
+              ).replace(QKV, inputs).replace("first = {0}", "first = {1}"),
+        graph("y = Attention <scale = 1.0, is_causal = 1> (q, k, v)").replace(QKV, inputs),
+        runs=False,
+    )  # fmt: skip
+
+
+def test_a_mask_of_windows_has_the_batch_of_windows(rewrites):
+    """Swin by TorchScript: the number of images is found by division, which shape inference does not follow."""
+    inputs = "float[N, 4, 2] x"
+    body = """n = Shape <start = 0, end = 1> (x) two = Constant <value_ints = [2]> () many = Mul (n, two)
+        whole = Concat <axis = 0> (many, twos) q = Reshape (x, whole)
+        images = Div (many, two) wide = Concat <axis = 0> (images, kept) e = Expand (m, wide) mm = Reshape (e, back)
+        t = Transpose <perm = [0, 1, 3, 2]> (q) s = MatMul (q, t) a = Add (s, mm) p = Softmax <axis = -1> (a)
+        y = MatMul (p, q)"""
+    numbers = """int64[3] twos = {1, 2, 2}, int64[4] kept = {2, 1, 2, 2}, int64[4] back = {-1, 1, 2, 2},
+        float[1, 2, 1, 2, 2] m = {0, -1, -1, 0, 0, 0, -2, 0}"""
+    model = ir.from_onnx_text(graph(body, numbers=numbers, outputs="float[M, 1, 2, 2] y").replace(QKV, inputs))
+    infer(model)
+    done = drive(FuseAttention(), model, Context())
+    assert [site for _, site in done.changed] == ["fused into Attention; assumes batch and sequence are not empty"]
 
 
 def test_a_constant_mask_that_leaves_each_query_a_key(rewrites):
@@ -109,7 +182,7 @@ def test_attention_as_onnx_writes_it_out(rewrites):
     rewrites(
         FuseAttention(),
         graph(f"{mask} {SCORES} {end}", KEEP),
-        graph(f"{mask} {FUSED} (q, k, v, m)", KEEP),
+        graph(f"{FUSED} (q, k, v, keep)", KEEP),
     )
 
 
@@ -191,7 +264,7 @@ def test_nan_may_become_zero_on_request(rewrites):
     rewrites(
         FuseAttention(zero_for_nan=True),
         graph(f"{SCORES} a = Where (keep, s, minus) {END}", KEEP),
-        graph(f"m = Where (keep, zero, minus) {FUSED} (q, k, v, m)", KEEP),
+        graph(f"{FUSED} (q, k, v, keep)", KEEP),
         runs=False,
     )
 
@@ -236,7 +309,7 @@ def test_half_precision(in_type, rewrites):
     [
         ("m = Where (keep, zero, low) a = Add (s, m)", END, "m = Where (keep, zero, next)"),
         ("a = Where (keep, s, low)", END, "m = Where (keep, zero, next)"),
-        ("m = Where (keep, zero, minus) a = Add (s, m)", GUARDED, "m = Where (keep, zero, minus)"),
+        ("m = Where (keep, zero, minus) a = Add (s, m)", GUARDED, ""),
     ],
 )
 def test_masks_in_half_precision(in_type, rewrites, step, end, mask):
@@ -244,7 +317,7 @@ def test_masks_in_half_precision(in_type, rewrites, step, end, mask):
     rewrites(
         FuseAttention(),
         in_type(graph(f"{SCORES} {step} {end}", KEEP, numbers), ir.DataType.FLOAT16),
-        in_type(graph(f"{mask} {FUSED} (q, k, v, m)", KEEP, numbers), ir.DataType.FLOAT16),
+        in_type(graph(f"{mask} {FUSED} (q, k, v, {'m' if mask else 'keep'})", KEEP, numbers), ir.DataType.FLOAT16),
     )
 
 
@@ -310,5 +383,17 @@ def test_the_faster_form_is_taken(rewrites):
         FuseAttention(),
         graph(body, outputs="float[N, S, 4] y").replace(QKV, inputs),
         graph(fused, outputs="float[N, S, 4] y").replace(QKV, inputs).replace("23]", '23, "com.microsoft": 1]'),
+        context=context,
+    )
+
+
+def test_a_causal_mask_stays_one_where_that_is_faster(rewrites):
+    points = {"Attention": (Point(1, 0.9, 0.9, 0.9),), "Attention:causal": (Point(1, 1.2, 1.1, 1.3),)}
+    context = Context(target=replace(targets()["x86-64"], profile=Profile(forms=points)))
+    mask = f"{COMPARED} m = Where (on, zero, minus)"
+    rewrites(
+        FuseAttention(),
+        graph(f"{mask} {SCORES} a = Add (s, m) {END}", numbers=INDICES),
+        graph(f"{COMPARED} {FUSED} (q, k, v, on)", numbers=INDICES),
         context=context,
     )

@@ -37,6 +37,19 @@ def test_the_parts_with_scale_and_bias(rewrites, body, scale, bias):
     rewrites(FuseInstanceNorm(), model(f"{NORM} {body}", f"{NUMBERS}, {WEIGHTS}"), fused(scale, bias))
 
 
+@pytest.mark.parametrize(
+    ("body", "bias"),
+    [
+        ("l = Mul(x, i) z = Mul(c, i) k = Sub(h, z) y = Add(l, k)", "{0.5, 0, 1}"),
+        ("y = Mul(d, i)", "{0, 0, 0}"),
+    ],
+)
+def test_a_scale_between_the_parts(rewrites, body, bias):
+    """As tf2onnx writes moments and batch_normalization of a picture."""
+    parts = f"{NORM.replace('n = Div(d, r)', 'j = Reciprocal(r) i = Mul(j, w)')} {body}"
+    rewrites(FuseInstanceNorm(), model(parts, f"{NUMBERS}, {WEIGHTS}"), fused("{1, 2, -3}", bias))
+
+
 @pytest.mark.parametrize("opset", [8, 11, 13])
 def test_every_opset_has_the_operator(rewrites, opset):
     body = NORM.replace("-1, -2", "3, 2").replace("n = Div", "y = Div")
@@ -96,9 +109,9 @@ def test_each_rule_holds_on_random_shapes(rule):
     fuzz(
         rule,
         trials=12,
-        shapes={"x": "n 3 h w", "eps": "", "a": "2", "b": "2", "k": "2"},
+        shapes={"x": "n 3 h w", "eps": "", "g": "3 1 1", "h": "3 1 1"} | dict.fromkeys("abk", "2"),
         types=dict.fromkeys("abk", ir.DataType.INT64),
         values={name: lambda rng, shape: np.array([2, 3]) for name in "abk"}
         | {"eps": lambda rng, shape: np.array(1e-3)},
-        constants=["a", "b", "k"],
+        constants=[name for name in "abkgh" if name in rule.source.variables],
     )

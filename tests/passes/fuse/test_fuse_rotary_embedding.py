@@ -10,7 +10,8 @@ import pytest
 
 from graphopt.execute.session import Session
 from graphopt.ir import check, infer
-from graphopt.passes.fuse.fuse_rotary_embedding import RULES, FuseRotaryEmbedding
+from graphopt.passes.fuse._rotary_parts import RULES
+from graphopt.passes.fuse.fuse_rotary_embedding import FuseRotaryEmbedding
 from graphopt.pipeline import Context
 from graphopt.pipeline.drive import drive
 from graphopt.rewrite.fuzz import fuzz
@@ -185,7 +186,7 @@ def test_parts_that_change_places_stay(rewrites, cut):
         (f"{ANGLES} {ROTATED}", {"x": "float[B, 3, S, 4] x, float[1, T, 2] f"}, "an angle for each place"),
         (f"{ANGLES} {ROTATED}", {"x": "float[B, 3, S, 4] x, float[C, S, 2] f"}, "the batch of"),
         (f"{ANGLES} {ROTATED}", {"y": f"{Y}, float[?, ?, ?, ?] w"}, "is also used elsewhere"),
-        (ROTATED, {"x": "float[B, S, 3, 4] x, float[1, S, 1, 4] c, float[1, S, 1, 4] s"}, "the same for all heads"),
+        (ROTATED, {"x": "float[B, 3, S, 4] x, float[1, 3, S, 4] c, float[1, 3, S, 4] s"}, "the same for all heads"),
         (ROTATED, {"x": "float[B, 3, S, 4] x, float[1, 1, S, 4] c, float[1, 1, S, 4] s"}, "not proven to be equal"),
         (ROTATED, {"x": "float[B, 3, S, 4] x, float[S, 1] c, float[S, 1] s"}, "not proven to be that of a head"),
         (ROTATED.replace("k,", "h,"), {"x": "float[B, 4, 4] x, float[1, 4, 4] c, float[1, 4, 4] s", "y": "float[?, ?, ?] y"},
@@ -269,15 +270,19 @@ def test_inside_a_branch_and_a_function(rewrites):
 @pytest.mark.parametrize("rule", RULES.rules, ids=lambda rule: rule.pattern)
 def test_rotating_in_part_holds_on_random_shapes(rule):
     bounds = {"b": 0, "e": 4, "b2": 4, "e2": 7, "a": 3, "a2": -1, "t": 1, "t2": 1}
+    flat = "n" in rule.source.names  # the sequence before the heads
+    made = {"z": [4, 3], "i": [2, 3, 20], "j": [2, 3, 5, 4]}
     fuzz(
         rule,
         opset=23,
-        shapes={"x": "2 3 5 7", "c": "2 5 2", "s": "2 5 2", "p": "2 5", "z": "2"} | dict.fromkeys(bounds, "1"),
-        types=dict.fromkeys((*bounds, "p", "z"), ir.DataType.INT64),
+        shapes={"x": "2 3 5 7", "c": "2 3 2" if flat else "2 5 2", "s": "2 3 2" if flat else "2 5 2", "p": "2 5"}
+        | {"z": "2", "i": "3", "j": "4"}
+        | dict.fromkeys(bounds, "1"),
+        types=dict.fromkeys((*bounds, *made, "p"), ir.DataType.INT64),
         values={name: lambda rng, shape, number=number: np.full(shape, number) for name, number in bounds.items()}
-        | {"z": lambda rng, shape: np.array([4, 3])},
-        attributes={"k": -1, "d": {"axis": 3}},
-        constants=[name for name in (*bounds, "z") if name in rule.source.variables],
+        | {name: lambda rng, shape, numbers=numbers: np.array(numbers) for name, numbers in made.items()},
+        attributes={"k": -1, "d": {"axis": 3}} | ({"r": {"num_heads": 5}} if flat else {}),
+        constants=[name for name in (*bounds, *made) if name in rule.source.variables],
     )
 
 

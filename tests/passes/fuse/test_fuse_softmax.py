@@ -203,6 +203,19 @@ _AXIS = {name: lambda rng, shape: np.ones(shape) for name in ("p", "q")}
 _COLUMN = {name: lambda rng, shape: np.array([-1, 1]) for name in ("u", "v")}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "l = LogSoftmax<axis = -1>(x) y = Exp(l)",
+        "l = ReduceLogSumExp<axes = [-1], keepdims = 1>(x) z = Sub(x, l) y = Exp(z)",  # CNTK
+    ],
+)
+def test_the_power_of_a_logarithm(rewrites, body):
+    before, after = _text(body), _text("y = Softmax<axis = -1>(x)")
+    done = rewrites(FuseSoftmax(), before, after if "LogSoftmax<" in body else after.replace("-1", "1"))
+    assert done.changed
+
+
 @pytest.mark.parametrize("rule", RULES.rules, ids=lambda rule: rule.pattern)
 def test_each_rule_holds_on_random_shapes(rule):
     fuzz(

@@ -45,7 +45,13 @@ def _masks(draw: random.Random, now: str, heads: int) -> tuple[list[str], str, s
         query, key = draw.choice(["S", "S", "1"]), draw.choice(["K", "K", "1"])
         shape = draw.choice([f"{batch}, {head}, {query}, {key}", f"{head}, {query}, {key}", f"{query}, {key}"])
         fill = draw.choice([LOWEST, "-inf", "-1e9", "-2"])
-        match draw.choice(["where", "inverted", "added", "computed", "given"]):
+        match draw.choice(["where", "inverted", "added", "computed", "given", "triangle", "triangle"]):
+            case "triangle":
+                upper, offset = draw.choice([(0, 0), (0, 0), (0, 1), (0, -1), (1, 0), (1, 1)])
+                numbers = [f"fill{index}", now] if draw.random() < 0.7 else [now, f"fill{index}"]
+                step = f"""h{index} = Shape (keep{index}) w{index} = Expand (one, h{index})
+                    k{index} = Constant <value = int64 {{{offset}}}> () r{index} = Trilu <upper = {upper}> (w{index}, k{index})
+                    o{index} = Equal (r{index}, zero) m{index} = Where (o{index}, {", ".join(numbers)})"""
             case "where":
                 step = f"m{index} = Where (keep{index}, {now}, fill{index})"
             case "inverted":
@@ -57,7 +63,7 @@ def _masks(draw: random.Random, now: str, heads: int) -> tuple[list[str], str, s
                     z{index} = Mul (d{index}, low) m{index} = Add ({now}, z{index})"""
             case _:
                 step = f"z{index} = Cast <to = 1> (keep{index}) m{index} = Add ({now}, z{index})"
-        inputs.append(f"bool[{shape}] keep{index}")
+        inputs.append(f"bool[{'S, K' if 'Trilu' in step else shape}] keep{index}")
         text += f" fill{index} = Constant <value = float {{{fill}}}> () {step}"
         now = f"m{index}"
     return inputs, text, now

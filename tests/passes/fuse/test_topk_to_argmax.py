@@ -109,9 +109,31 @@ def test_ties_nan_and_infinity_give_the_same_index(dtype, largest):
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_the_rule_holds_on_random_shapes():
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(("largest", "operator"), [(1, "ReduceMax"), (0, "ReduceMin")])
+@pytest.mark.parametrize("opset", [11, 17, 21])
+def test_the_value_of_the_first_is_the_maximum_of_integers(rewrites, dtype, largest, operator, opset):
+    def text(body: str, names: str) -> str:
+        return f"""<ir_version: 8, opset_import: ["": {opset}]> g ({dtype}[N, 4, 5] x) => ({dtype}[A, B, C] y) {names} {{ {body} }}"""
+
+    axes, names = (
+        ("<axes = [1], keepdims = 1> (x)", "") if opset < 18 else ("<keepdims = 1> (x, a)", "<int64[1] a = {1}>")
+    )
+    before = text(f"y, i = TopK <axis = -2, largest = {largest}> (x, one)", "<int64[1] one = {1}>")
+    rewrites(TopkToArgmax(), before, text(f"y = {operator} {axes}", names))
+
+
+def test_the_value_of_floats_is_kept(keeps):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[3, 4] x) => (float[3, 1] y) <int64[1] k = {1}> {
+        y, i = TopK(x, k) }"""
+    keeps(TopkToArgmax(), text, reason="element type float")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_rule_holds_on_random_shapes(number):
     fuzz(
-        RULES.rules[0],
+        RULES.rules[number],
+        dtypes=(ir.DataType.INT64,) if number else (ir.DataType.FLOAT,),
         shapes={"x": "n m", "k": "1"},
         types={"k": ir.DataType.INT64},
         values={"k": lambda rng, shape: np.ones(shape)},
