@@ -28,8 +28,8 @@ app = typer.Typer(
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", metavar="", help="Show the version.")] = False,
 ) -> None:
     """What holds for every command; ``main`` has read both options already."""
 

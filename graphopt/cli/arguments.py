@@ -27,7 +27,9 @@ TargetOption = Annotated[
     str, typer.Option("--target", metavar="TARGET", help="Where it is going to run; `graphopt targets` lists them.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of everything random.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per event and line, for scripts.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", metavar="", help="One JSON object per event and line, for scripts.")
+]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all runs.")]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=0, metavar="N", help="Threads within an operator; 0: all cores.")

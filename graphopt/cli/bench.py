@@ -9,7 +9,7 @@ import typer
 
 from .arguments import DataOption, JsonOption, SeedOption, TargetOption, ThreadsOption, open_data
 from .screen import Screen
-from .words import plural, size
+from .words import plural, size, three
 from .words import seconds as in_seconds
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def show(screen: Screen, found: Benchmark) -> None:
     rows = [
         (
             item.name,
-            f"{item.median_ms:.3g}",
+            three(item.median_ms),
             f"{item.ratio:.3f}",
             f"{item.ratio_low:.3f}..{item.ratio_high:.3f}" if index else "",
             in_seconds(item.load_s),

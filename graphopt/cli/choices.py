@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt.events import Event
+
+from .arguments import JsonOption
 from .screen import Screen
+from .words import profile_words
 
 if TYPE_CHECKING:
-    from graphopt.flows.listing import PassInfo, TargetInfo
+    from graphopt.flows.listing import PassInfo, RecipeInfo, TargetInfo
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)]
 
 
-def passes(name: Name = None) -> None:
+def passes(name: Name = None, as_json: JsonOption = False) -> None:
     """List the passes by family, or explain one: what it does, when it refuses, and its options."""
-    from graphopt.flows.listing import about_pass, list_passes
+    with Screen(as_json) as screen:
+        from graphopt.flows.listing import about_pass, list_passes
 
-    screen = Screen()
-    if name is not None:
-        _show_pass(screen, about_pass(name))
-        return
+        if as_json:
+            _tell(screen, "pass", [about_pass(name)] if name is not None else list_passes())
+        elif name is not None:
+            _show_pass(screen, about_pass(name))
+        else:
+            _show_passes(screen, list_passes())
+
+
+def _tell(screen: Screen, kind: str, items: Iterable[Any]) -> None:
+    """A JSON line for each."""
+    for item in items:
+        screen.event(Event(kind, item.as_json()))
+
+
+def _show_passes(screen: Screen, items: Iterable[PassInfo]) -> None:
     family = ""
-    for item in list_passes():
+    for item in items:
         if item.family != family:
             if family:
                 screen.line()
@@ -57,30 +74,35 @@ def _show_pass(screen: Screen, item: PassInfo) -> None:
     screen.table(("option", "type", "default", "meaning"), rows)
 
 
-def targets(name: Name = None) -> None:
+def targets(name: Name = None, as_json: JsonOption = False) -> None:
     """List where a model can be meant to run, or show one with what was measured of its fused operators."""
-    from graphopt.flows.listing import about_target, list_targets
+    with Screen(as_json) as screen:
+        from graphopt.flows.listing import about_target, list_targets
 
+        if as_json:
+            _tell(screen, "target", [about_target(name)] if name is not None else list_targets())
+        elif name is not None:
+            _show_measured(screen, about_target(name))
+        else:
+            for item in list_targets():
+                _show_target(screen, item)
+                screen.line()
+            screen.line("`graphopt targets NAME` shows what was measured of one.", style="dim")
+
+
+def _show_measured(screen: Screen, item: TargetInfo) -> None:
     from .profile_target import profile_table
 
-    screen = Screen()
-    if name is not None:
-        item = about_target(name)
-        _show_target(screen, item)
-        if item.target.profile:
-            screen.line()
-            profile_table(screen, item.target.profile)
-            screen.line()
-            screen.line("ratio: time of the form divided by that of what it stands for", style="dim")
-        return
-    for item in list_targets():
-        _show_target(screen, item)
+    _show_target(screen, item)
+    if item.target.profile:
         screen.line()
-    screen.line("`graphopt targets NAME` shows what was measured of one.", style="dim")
+        profile_table(screen, item.target.profile)
+        screen.line()
+        screen.line("ratio: time of the form divided by that of what it stands for", style="dim")
 
 
 def _show_target(screen: Screen, item: TargetInfo) -> None:
-    from .profile_target import machine_words
+    from graphopt.flows.decisions import profiles
 
     target = item.target
     screen.line(f"{target.name}{'  (this machine)' if item.is_host else ''}", style="bold")
@@ -91,7 +113,8 @@ def _show_target(screen: Screen, item: TargetInfo) -> None:
         screen.fact("  takes", ", ".join(domain or "ONNX" for domain in sorted(target.domains)))
     if target.forms:
         screen.fact("  likes", ", ".join(sorted(target.forms)))
-    screen.fact("  profile", machine_words(target.profile))
+    for words in [profile_words(facts) for facts in profiles(target)] or ["unmeasured"]:
+        screen.fact("  profile", words)
     for note in target.notes:
         screen.fact("  note", note, "yellow")
     if target.disabled_optimizers:
@@ -100,15 +123,21 @@ def _show_target(screen: Screen, item: TargetInfo) -> None:
         screen.fact("  has", " ".join(sorted(target.isa)))
 
 
-def recipes(name: Name = None) -> None:
+def recipes(name: Name = None, as_json: JsonOption = False) -> None:
     """List the ready-made recipes, or show one as the TOML it can be kept in."""
-    from graphopt.flows.listing import about_recipe, list_recipes
+    with Screen(as_json) as screen:
+        from graphopt.flows.listing import about_recipe, list_recipes
 
-    screen = Screen()
-    if name is not None:
-        screen.verbatim(about_recipe(name).recipe.to_toml())
-        return
-    for item in list_recipes():
+        if as_json:
+            _tell(screen, "recipe", [about_recipe(name)] if name is not None else list_recipes())
+        elif name is not None:
+            screen.verbatim(about_recipe(name).recipe.to_toml())
+        else:
+            _show_recipes(screen, list_recipes())
+
+
+def _show_recipes(screen: Screen, items: Iterable[RecipeInfo]) -> None:
+    for item in items:
         screen.line(item.name, style="bold")
         if item.summary:
             screen.indented(item.summary, 2)

@@ -14,7 +14,7 @@ from .watch import Watch
 
 def demo(
     runs: RunsOption = Path("runs"),
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the package index.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", metavar="", help="Do not ask the package index.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a real model, optimise it for this machine, verify, measure, and write the report.

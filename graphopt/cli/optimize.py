@@ -24,7 +24,7 @@ from .arguments import (
 )
 from .screen import Screen
 from .watch import Watch, outcome_table
-from .words import allowance, change, count, plural, size, small
+from .words import change, count, plural, profile_words, size, small
 
 if TYPE_CHECKING:
     from graphopt.flows.optimize import Optimized
@@ -67,16 +67,29 @@ def optimize(
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Say what would change; write nothing.")
+    ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say for every place that was kept why, grouped by reason.")
+        bool,
+        typer.Option(
+            "--explain",
+            metavar="",
+            help="Say why: fused operators used or refused, by which measurement, and every place that was kept.",
+        ),
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when a pass fails or breaks its promise, or nothing can be verified.")
+        bool,
+        typer.Option(
+            "--strict", metavar="", help="Fail when a pass fails or breaks its promise, or nothing can be verified."
+        ),
     ] = False,
     seed: SeedOption = 0,
     report: Annotated[
-        bool, typer.Option("--report", help="Also measure before and after, and leave a run folder with a report.")
+        bool,
+        typer.Option(
+            "--report", metavar="", help="Also measure before and after, and leave a run folder with a report."
+        ),
     ] = False,
     runs: RunsOption = Path("runs"),
     threads: ThreadsOption = 1,
@@ -93,6 +106,10 @@ def optimize(
     if dry_run and report:
         raise GraphoptError(
             "a dry run writes nothing, and a report is written", "graphopt optimize", "drop one of them", usage=True
+        )
+    if output is not None and str(output).startswith("-"):
+        raise GraphoptError(
+            "the output's name begins with a dash", f"-o {output}", "a model is written to a file: name one", usage=True
         )
     with Screen(as_json) as screen:
         from graphopt.flows.optimize import Request
@@ -124,6 +141,7 @@ def optimize(
         if not as_json:
             show(screen, result, model, place, explained=explain)
             if explain:
+                fused(screen, result)
                 refusals(screen, result.outcomes)
         if recorded is not None:
             from .report import show_record
@@ -146,8 +164,8 @@ def show(screen: Screen, result: Optimized, source: Path, output: Path | None, *
         screen.fact("file", _change(file_bytes(source), file_bytes(output), size))
     screen.fact("verified", *_verified(result))
     for step in outcomes:
-        for where, text in step.left_out:
-            screen.fact("left out", f"{step.name} at {where}: {text} (its result was wrong, or it failed)", "yellow")
+        for (where, text), cause in zip(step.left_out, step.causes, strict=True):
+            screen.fact("left out", f"{step.name} at {where}: {text}; {cause}", "yellow")
         if step.failed:
             screen.fact("left out", f"the whole pass {step.name}: {step.failed}", "yellow")
     kept = sum(len(step.kept) for step in outcomes)
@@ -168,10 +186,12 @@ def _change(before: int, after: int, words: Callable[[int], str]) -> str:
 
 def _verified(result: Optimized) -> tuple[str, str]:
     """What verification said, and in which colour."""
+    from graphopt.execute.compare import allowance
+
     verdict = result.outcomes.verdict
     if verdict is None:
         why = result.outcomes.unverified or "nothing was to be compared"
-        return f"no: {why}", "yellow"
+        return f"NO: {why}", "bold yellow"
     used = plural(verdict.feeds, "feed")
     if result.samples is not None and verdict.feeds < result.samples:
         used = f"{verdict.feeds:,} of {plural(result.samples, 'feed')}"
@@ -186,6 +206,28 @@ def _verified(result: Optimized) -> tuple[str, str]:
         said = f"largest difference {small(worst.max_abs)} in output '{worst.name}'"
         return f"within tolerance {on}: {said}; allowed: {allowance(worst.tolerance)}{more}", "green"
     return f"{verdict.verdict} {on}{more}", "yellow"
+
+
+def fused(screen: Screen, result: Optimized) -> None:
+    """Which fused operators were used or refused, by which measurement."""
+    from graphopt.flows.decisions import profiles
+
+    if not result.decisions:
+        return
+    screen.line()
+    screen.line(f"fused operators, asked of the target {result.target.name}", style="bold")
+    for item in result.decisions:
+        nodes = f", {plural(item.after, 'node')}" if item.verdict == "used" and item.after else ""
+        ratio = f" ({item.measured()})" if item.ratio is not None else ""
+        meaning = f" ({item.meaning})" if item.meaning else ""
+        screen.fact(item.verdict, f"{item.form}{meaning}{nodes}: {item.why}{ratio}")
+    asked = profiles(result.target)
+    for facts in asked:
+        screen.fact("measured", profile_words(facts), "dim")
+    if asked:
+        screen.line(f"`graphopt targets {result.target.name}` shows every measurement.", style="dim")
+    else:
+        screen.fact("measured", f"nothing, of {result.target.name}: standard operators are taken as they are", "dim")
 
 
 def refusals(screen: Screen, outcomes: Iterable[Outcome]) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .arguments import RunsOption
+from graphopt.events import Event
+
+from .arguments import JsonOption, RunsOption
 from .screen import Screen
 from .words import plural
 
@@ -29,12 +31,17 @@ def report(
     ],
     runs: RunsOption = Path("runs"),
     open_page: OpenOption = "auto",
+    as_json: JsonOption = False,
 ) -> None:
     """Write the page of a run again, from its folder, and say where it is."""
-    from graphopt.report import render
+    with Screen(as_json) as screen:
+        from graphopt.report import render
 
-    page = render(_folder(run, runs))
-    sys.stdout.write(f"{page}\n")
+        folder = _folder(run, runs)
+        page = render(folder)
+        screen.event(Event("report", {"run": str(folder), "page": str(page)}))
+        if not as_json:
+            sys.stdout.write(f"{page}\n")
     if open_page == "yes" or (open_page == "auto" and _can_open()):
         typer.launch(page.resolve().as_uri())
 
@@ -64,11 +71,10 @@ def _can_open() -> bool:
 
 def show_record(screen: Screen, recorded: Recorded) -> None:
     """What was measured, and where the run folder and its page are."""
-    from graphopt.events import Event
     from graphopt.report import render
 
     from .bench import claim
-    from .words import seconds
+    from .words import seconds, three
 
     page = render(recorded.folder.path)
     if screen.as_json:
@@ -80,7 +86,7 @@ def show_record(screen: Screen, recorded: Recorded) -> None:
         first, second = recorded.benchmark.measurements
         ratio = f"ratio {second.ratio:.3f} ({second.ratio_low:.3f} to {second.ratio_high:.3f})"
         threads = plural(second.threads, "thread") if second.threads else "all cores"
-        screen.fact("latency", f"{ratio} on {threads}; {first.median_ms:.3g} ms before")
+        screen.fact("latency", f"{ratio} on {threads}; {three(first.median_ms)} ms before")
         screen.fact("", claim(first, second))
         screen.fact("loading", f"{seconds(first.load_s)} -> {seconds(second.load_s)}")
     else:

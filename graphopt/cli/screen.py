@@ -7,8 +7,10 @@ taken for markup or control characters.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,8 +42,15 @@ class Screen:
         if self._console is None:
             from rich.console import Console
 
+            class Patient(Console):
+                """One whose reader may leave (``| head``): the work goes on, unheard."""
+
+                def on_broken_pipe(self) -> None:
+                    self.quiet = True
+                    unheard()
+
             terminal = sys.stdout is not None and sys.stdout.isatty()
-            self._console = Console(
+            self._console = Patient(
                 file=sys.stdout, width=None if terminal else WIDTH, markup=False, highlight=False, emoji=False
             )
         return self._console
@@ -65,8 +74,11 @@ class Screen:
         if self.as_json:
             from graphopt.flows.plain import plain
 
-            sys.stdout.write(json.dumps(plain(event.as_json()), allow_nan=False) + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(json.dumps(plain(event.as_json()), allow_nan=False) + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                unheard()
         elif event.kind in ("warning", "note"):
             said = [str(event.data[key]) for key in ("pass", "site", "text") if event.data.get(key)]
             self.aside(f"{event.kind}: {': '.join(said)}")
@@ -101,9 +113,12 @@ class Screen:
             self.console.file.write(line.rstrip() + "\n")
 
     def fact(self, title: str, text: str, style: str = "") -> None:
-        """``title     text``, wrapped under itself."""
+        """``title     text``, wrapped under itself on a terminal; elsewhere one line, which ``grep`` finds whole."""
         from rich.text import Text
 
+        if not self.console.is_terminal:
+            self.console.file.write(f"{title:<9} {clean(text)}".rstrip() + "\n")
+            return
         grid = _grid()
         grid.add_column(width=9, no_wrap=True)
         grid.add_column(overflow="fold")
@@ -141,6 +156,12 @@ class Screen:
             styles: of the rows.
         """
         self._print(table(columns, rows, styles))
+
+
+def unheard() -> None:
+    """Nobody reads stdout any more: what is written from now on goes nowhere, also what waits to be flushed."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> Any:

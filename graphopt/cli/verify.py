@@ -9,7 +9,7 @@ import typer
 
 from .arguments import DataOption, JsonOption, SeedOption, open_data
 from .screen import Screen
-from .words import allowance, decibels, small
+from .words import decibels, small
 
 if TYPE_CHECKING:
     from graphopt.flows.verify import Verification
@@ -49,6 +49,8 @@ def verify(
 
 def show(screen: Screen, found: Verification) -> None:
     """The table of outputs, and the verdict."""
+    from graphopt.execute.compare import allowance
+
     verdict = found.verdict
     rows: list[tuple[str, ...]] = []
     styles: list[str] = []
@@ -63,7 +65,8 @@ def show(screen: Screen, found: Verification) -> None:
         allowed = dict.fromkeys(allowance(item.tolerance) for item in verdict.outputs)
         screen.line(f"allowed: {'; '.join(allowed)}", style="dim")
         screen.line()
-    words = {"equal": "equal bit for bit", "different": "DIFFERENT"}.get(verdict.verdict, verdict.verdict)
+    said = {"equal": "equal bit for bit", "different": "DIFFERENT", "does not run": "the second model DOES NOT RUN"}
+    words = said.get(verdict.verdict, verdict.verdict)
     screen.fact("verdict", words, "green" if found.ok else "red")
     screen.fact("feeds", found.feeds)
     if verdict.evaluator != "onnxruntime":

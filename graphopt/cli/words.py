@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from graphopt.execute.compare import Tolerance
+from collections.abc import Mapping
+from typing import Any
 
 _UNSEEN = frozenset(("Cc", "Cf", "Cs"))
 _BINARY = ("KiB", "MiB", "GiB", "TiB")
@@ -76,18 +74,17 @@ def decibels(value: float) -> str:
     return "exact" if value == math.inf else f"{value:.0f} dB" if math.isfinite(value) else str(value)
 
 
-def allowance(tolerance: Tolerance) -> str:
-    """What a tolerance allows: ``5 % of the largest value``, ``no difference``."""
-    if tolerance.sqnr_db is not None:
-        return str(tolerance)
-    parts = [
-        f"{_percent(tolerance.scale)} of the largest value" if tolerance.scale else "",
-        f"{_percent(tolerance.rtol)} of each value" if tolerance.rtol else "",
-        f"{tolerance.atol:.2g}" if tolerance.atol else "",
-        f"{tolerance.integers} in integers" if tolerance.integers else "",
-    ]
-    return " + ".join(part for part in parts if part) or "no difference"
+def three(value: float) -> str:
+    """A time with three digits, zeros at the end among them: ``0.0700``, ``1.90``, ``36.2``, ``417``."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    digits = 2 - math.floor(math.log10(abs(value)) + 1e-9)
+    return f"{value:,.{min(max(digits, 0), 6)}f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < 0.99 else f"{100 * share:.0f} %"
+def profile_words(facts: Mapping[str, Any]) -> str:
+    """Where a profile comes from (``graphopt.flows.decisions.profiles``), on one line."""
+    place = "on this machine" if facts["origin"] == "local" else "shipped with graphopt"
+    threads = plural(facts["threads"], "thread") if facts["threads"] else "all cores"
+    parts = [facts["cpu"], threads, f"onnxruntime {facts['onnxruntime']}", facts["measured"]]
+    return f"{place}: {', '.join(part for part in parts if part)} ({facts['path']}, sha256 {facts['sha256'][:12]})"

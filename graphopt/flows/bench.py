@@ -10,6 +10,9 @@ from typing import Any
 from ..backends.onnxruntime import session_settings
 from ..errors import GraphoptError
 from ..execute.measure import Candidate, Measurement, measure
+from ..execute.signature import signature
+from ..execute.verify import interface_problems
+from ..ir import load
 from ..target import find_target
 from .feeding import Data, feeds_for
 
@@ -70,11 +73,31 @@ def bench(
     for path in paths:
         if not path.is_file():
             raise GraphoptError("there is no such file", str(path), "check the path of the model", usage=True)
+    _refuse_other_inputs(paths)
     feeds, words = feeds_for(paths[0], data, seed=seed)
     called = list(names) if names is not None else _names(paths)
     candidates = [Candidate(name, path, **settings) for name, path in zip(called, paths, strict=True)]
     found = measure(candidates, feeds, threads=threads, min_seconds=seconds, seed=seed)
     return Benchmark(tuple(found), target, words)
+
+
+def _refuse_other_inputs(paths: Sequence[Path]) -> None:
+    """Say that the models cannot run on the same feeds, before any are made.
+
+    Raises:
+        GraphoptError: an input is missing, new, or of another type than the first model's; names the model.
+    """
+    if len(paths) < 2:
+        return
+    first = signature(load(paths[0]))[0]
+    for path in paths[1:]:
+        problems = interface_problems("input", first, signature(load(path))[0])
+        if problems:
+            raise GraphoptError(
+                f"it does not take the inputs of {paths[0]}: {'; '.join(problems)}",
+                str(path),
+                "models are measured on the same feeds; measure each alone, and mind that this compares nothing",
+            )
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

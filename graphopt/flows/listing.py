@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import GraphoptError
 from ..pipeline import Pass
@@ -15,6 +16,7 @@ from ..pipeline.pass_ import as_toml
 from ..pipeline.recipe import Recipe, recipes
 from ..pipeline.registry import find, names
 from ..target import PHASES, Target, find_target, host, targets
+from .decisions import origin, profiles
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class PassInfo:
     method: str
     options: tuple[OptionInfo, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """A line of ``graphopt passes --json``."""
+        return dataclasses.asdict(self)
+
 
 @dataclass(frozen=True)
 class TargetInfo:
@@ -55,6 +61,33 @@ class TargetInfo:
     target: Target
     is_host: bool
     phases: tuple[tuple[str, str], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """A line of ``graphopt targets --json``; ``forms`` holds all that was measured, by form and size."""
+        target, profile = self.target, self.target.profile
+        facts = ("summary", "architecture", "runtime", "provider", "disabled_optimizers", "notes")
+        forms = {
+            form: {
+                "unit": profile.unit(form),
+                "lack": profile.lack(form),
+                "origin": origin(profile, form),
+                "points": [dataclasses.asdict(point) for point in profile.points(form)],
+            }
+            for form in profile.names()
+        }
+        return {
+            "name": target.name,
+            "is_host": self.is_host,
+            **{name: getattr(target, name) for name in facts},
+            "isa": sorted(target.isa),
+            "domains": sorted(domain or "ai.onnx" for domain in target.domains),
+            "likes": sorted(target.forms),
+            "lacks": sorted(target.lacks),
+            "recipe": target.recipe,
+            "phases": dict(self.phases),
+            "profiles": profiles(target),
+            "forms": forms,
+        }
 
 
 @dataclass(frozen=True)
@@ -65,6 +98,18 @@ class RecipeInfo:
     path: Path
     summary: str
     recipe: Recipe
+
+    def as_json(self) -> dict[str, Any]:
+        """A line of ``graphopt recipes --json``: the passes as text each, and the whole as text and TOML."""
+        passes = [str(item) for item in self.recipe.passes]
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "summary": self.summary,
+            "passes": passes,
+            "text": str(self.recipe),
+            "toml": self.recipe.to_toml(),
+        }
 
 
 def list_passes() -> list[PassInfo]:

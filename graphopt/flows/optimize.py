@@ -18,6 +18,7 @@ from ..ir import constant, graphs, history, is_op, load, save
 from ..pipeline import Context, Outcomes, PassManager, Recipe
 from ..pipeline.manager import Verify
 from ..target import Target, find_target
+from .decisions import AskedTarget, Decision, decisions, profiles
 from .feeding import refuse_nan
 from .places import refuse_overwriting, refuse_unwritable
 from .preflight import preflight
@@ -36,6 +37,7 @@ class Optimized:
         before, after: node, operator, parameter and byte counts.
         feeds: what verification ran on, in words.
         samples: how many feeds the data hold, of which verification takes the first few; None for random ones.
+        decisions: which fused forms were used or refused, by which measurement.
     """
 
     model: ir.Model
@@ -46,6 +48,12 @@ class Optimized:
     after: ModelStats
     feeds: str = "random feeds"
     samples: int | None = None
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The comparison with the original; None when there was none, and ``outcomes.unverified`` says why."""
+        return self.outcomes.verdict
 
     def as_json(self) -> dict[str, Any]:
         """The ``result`` event of ``graphopt optimize --json``."""
@@ -53,6 +61,7 @@ class Optimized:
         return {
             "recipe": str(self.recipe),
             "target": self.target.name,
+            "profiles": profiles(self.target),
             "rounds": self.outcomes.rounds,
             "changed": self.outcomes.changed,
             "before": self.before.as_json(),
@@ -63,10 +72,11 @@ class Optimized:
             if verdict is not None
             else {"verdict": "not verified", "why": self.outcomes.unverified},
             "left_out": [
-                {"pass": step.name, "sites": step.left_out, "error": step.failed}
+                {"pass": step.name, "sites": step.left_out, "causes": step.causes, "error": step.failed}
                 for step in self.outcomes
                 if step.left_out or step.failed
             ],
+            "decisions": [item.as_json() for item in self.decisions],
         }
 
 
@@ -141,14 +151,18 @@ def optimize(
     if request.isolate and path is not None:
         say(Event("progress", {"stage": "trying the model in a child process"}))
         preflight(path, run=request.verify != "off", data=data, seed=request.seed)
-    context = Context(target=target, data=data, seed=request.seed, events=say)
+    asked = AskedTarget.of(target)
+    context = Context(target=asked, data=data, seed=request.seed, events=say)
     manager = PassManager(recipe, verify=request.verify, strict=request.strict)
     model, outcomes = manager.run(original if path is None else _read_once(original, path), context)
     if outcomes.changed:
-        history.record(model, f"optimize --target {target.name} --recipe '{recipe}'")
+        done = ", ".join(str(step.applied) for step in outcomes if step.changed)
+        history.record(model, f"optimize --target {target.name}: {done}")
     feeds = data.where if data is not None else f"random feeds, seed {request.seed}"
     samples = len(data) if data is not None else None
-    result = Optimized(model, recipe, target, outcomes, before, stats(model), feeds, samples)
+    after = stats(model)
+    why = decisions(asked, outcomes, before, after)
+    result = Optimized(model, recipe, target, outcomes, before, after, feeds, samples, why)
     if outcomes.verdict is None and request.strict and request.verify != "off":
         raise GraphoptError(
             f"nothing was verified: {outcomes.unverified or 'nothing could be compared'}",

@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import GraphoptError
 from ..events import Event
 from ..ir import save
 from ..target import find_target
 from .bench import Benchmark, bench
+from .decisions import profiles
+from .inspect import Inspection, inspect
 from .optimize import Optimized, Request, optimize, read_recipe
 from .places import refuse_overwriting, refuse_unwritable
 from .run_folder import RunFolder
@@ -76,6 +79,7 @@ def optimize_on_record(
         command,
         source=source,
         target=target.name,
+        profiles=profiles(target),
         data=data,
         data_path=data if request.data is not None and Path(data).exists() else None,
         seed=request.seed,
@@ -88,9 +92,11 @@ def optimize_on_record(
         took = time.perf_counter() - started
         for outcome in done.outcomes:
             folder.append_step(outcome.as_json())
-        folder.write_stats(done.before.as_json(), done.after.as_json())
+        for decision in done.decisions:
+            folder.append_decision(decision.as_json())
         folder.write_verify(done.as_json()["verify"])
         save(done.model, folder.model)
+        _weigh(source, folder, done, request)
         benchmark, unmeasured = _measure(source, folder, request, threads, seconds)
         if output is not None:
             save(done.model, Path(output), external_above=request.external_above)
@@ -105,6 +111,31 @@ def optimize_on_record(
         folder.remove()
         raise
     return Recorded(done, folder, benchmark, unmeasured, took)
+
+
+def _weigh(source: Path, folder: RunFolder, done: Optimized, request: Request) -> None:
+    """The numbers of both models, with what they cost for the same sizes: operations and the peak of activations.
+
+    That costs cannot be counted is no error: they are left out.
+    """
+    before, after = done.before.as_json(), done.after.as_json()
+    request.events(Event("progress", {"stage": "counting the costs before and after"}))
+    try:
+        first = inspect(source)
+        second = inspect(folder.model, {dim.name: dim.size for dim in first.open_dims})
+    except GraphoptError as error:
+        folder.write_stats(before, after, uncounted=error.what)
+        return
+    sizes = ", ".join(f"{dim.name}={dim.size}" for dim in first.open_dims)
+    folder.write_stats(_costs(first) | before, _costs(second) | after, sizes=sizes)
+
+
+def _costs(found: Inspection) -> dict[str, Any]:
+    """Nothing where nothing could be counted; a zero would be taken for a gain."""
+    notes = [note for note in found.notes if "cost" in note or "counted" in note]
+    if not found.peak:
+        return {"cost_notes": notes}
+    return {"flops": found.flops, "activations": found.activations, "peak": found.peak, "cost_notes": notes}
 
 
 def _measure(

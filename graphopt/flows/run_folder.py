@@ -6,6 +6,7 @@
         run.json            what was run, on which file, with which versions, on which machine
         recipe.toml         the recipe as it ran
         steps.jsonl         a line for each pass: what it changed, what it kept and why
+        decisions.jsonl     a line for each fused form that was asked for: used or refused, by which measurement
         stats.json          the model in numbers, before and after
         verify.json         the verdict, and the differences of every output
         measurements.jsonl  a line for each candidate that was timed
@@ -25,7 +26,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class RunFolder:
         *,
         source: Path | str | None = None,
         target: str | None = None,
+        profiles: Sequence[Mapping[str, object]] = (),
         data: str | None = None,
         data_path: Path | str | None = None,
         seed: int | None = None,
@@ -73,6 +75,8 @@ class RunFolder:
                 one text.
             source: the model file the run starts from; it is hashed and named in ``run.json``.
             target: the target's name.
+            profiles: the measured profiles that the target answers from, each with origin (local or packaged), path,
+                sha256, measured, cpu, onnxruntime and threads; the first is asked first.
             data: what the feeds come from, in words.
             data_path: the file or folder they come from, if there is one.
             seed: of everything random.
@@ -104,6 +108,7 @@ class RunFolder:
                 "machine": facts,
                 "source": origin,
                 "target": target,
+                "profiles": [dict(item) for item in profiles],
                 "data": data,
                 "data_path": None if data_path is None else str(data_path),
                 "seed": seed,
@@ -137,6 +142,15 @@ class RunFolder:
         """
         self._append("steps.jsonl", step)
 
+    def append_decision(self, decision: object) -> None:
+        """Adds a fused form's line to ``decisions.jsonl``.
+
+        Args:
+            decision: a mapping or dataclass with form, verdict (used, refused or not used), why, sizes, unit, ratio
+                (least and greatest, or None), origin, and the operator's nodes before and after.
+        """
+        self._append("decisions.jsonl", decision)
+
     def append_measurement(self, measurement: object) -> None:
         """Adds a candidate's line to ``measurements.jsonl``; ratios are relative to the first line.
 
@@ -146,9 +160,16 @@ class RunFolder:
         """
         self._append("measurements.jsonl", measurement)
 
-    def write_stats(self, before: object, after: object | None = None) -> None:
-        """Writes ``stats.json``; call it again with both when the second model exists."""
-        self._write_json("stats.json", {"before": before, "after": after})
+    def write_stats(self, before: object, after: object | None = None, **facts: object) -> None:
+        """Writes ``stats.json``; call it again with both when the second model exists.
+
+        Args:
+            before: a mapping or dataclass as ``graphopt.flows.stats.ModelStats``, and where they were counted flops,
+                activations and peak (of activations alive at once, in bytes).
+            after: the same of the result.
+            facts: more to note there: sizes, for which the costs are counted, in words.
+        """
+        self._write_json("stats.json", {"before": before, "after": after, **facts})
 
     def write_verify(self, verdict: object) -> None:
         """Writes ``verify.json``.

@@ -17,7 +17,7 @@ class Group:
     """Sites that have one text, but for the names quoted in it.
 
     Attributes:
-        text: what they have in common; names that differ are shown as ‘…’.
+        text: what they have in common; names that differ are shown as ‘…’, shapes as […], counts as (…).
         places: where, and the text of its own where it differs.
         total: how many there are; ``places`` may hold fewer.
     """
@@ -53,8 +53,15 @@ class Row:
 
     @property
     def idle(self) -> bool:
-        """True when the pass changed nothing and nothing went wrong."""
-        return not (self.changed or self.left_out or self.step.error or self.delta)
+        """True when the pass found nothing to change and nothing to speak of."""
+        return not (self.changed or self.kept or self.left_out or self.step.error or self.delta)
+
+    @property
+    def rank(self) -> int:
+        """The most telling first: what went wrong, what was kept and why, what changed the graph, what tidied it."""
+        if self.left_out or self.step.error:
+            return 0
+        return 1 if self.refusals else 2 if self.delta else 3
 
     @property
     def opens(self) -> bool:
@@ -75,7 +82,7 @@ class Totals:
 
 
 def rows(run: Run) -> list[Row]:
-    """A row for each step, in the order they ran."""
+    """A row for each step, the most telling first, and in the order they ran among their like."""
     deltas = [step.delta for step in run.steps]
     top = max((abs(delta) for delta in deltas if delta), default=0)
     found: list[Row] = []
@@ -96,7 +103,7 @@ def rows(run: Run) -> list[Row]:
                 left_out=tuple(left_out),
             )
         )
-    return found
+    return sorted(found, key=lambda row: row.rank)
 
 
 def totals(found: list[Row]) -> Totals:
@@ -114,10 +121,10 @@ def totals(found: list[Row]) -> Totals:
 
 
 def grouped(sites: Iterable[SiteLine]) -> list[Group]:
-    """Sites by text, the most frequent first; texts that differ only in quoted names are one group."""
+    """Sites by text, the most frequent first; texts that differ in quoted names, shapes or counts are one group."""
     by_text: dict[str, list[SiteLine]] = {}
     for site in sites:
-        by_text.setdefault(_QUOTED.sub("‘…’", site.text), []).append(site)
+        by_text.setdefault(_common(site.text), []).append(site)
     found: list[Group] = []
     for pattern, members in by_text.items():
         same = len({member.text for member in members}) == 1
@@ -126,4 +133,11 @@ def grouped(sites: Iterable[SiteLine]) -> list[Group]:
     return sorted(found, key=lambda group: -group.total)
 
 
+def _common(text: str) -> str:
+    """What is alike in the texts of many places: ``‘…’`` for names, ``[…]`` for shapes, ``(…)`` for counts."""
+    return _COUNT.sub("(…)", _SHAPE.sub("[…]", _QUOTED.sub("‘…’", text)))
+
+
 _QUOTED = re.compile(r"'[^']*'")
+_SHAPE = re.compile(r"\[[^\[\]]*\]")
+_COUNT = re.compile(r"\((?:\d[\d,]*|scalar)\)")

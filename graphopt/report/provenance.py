@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from . import formats
 from .reading import Run
-from .values import as_dict, number, size, text
+from .values import as_dict, as_list, number, size, text
 
 MACHINE = {
     "cpu": "Processor",
@@ -76,6 +76,24 @@ def machine(run: Run) -> list[tuple[str, str]]:
     return [(MACHINE.get(key, key), text(facts[key])) for key in order if facts[key] is not None]
 
 
+def profiles(run: Run) -> list[str]:
+    """Where what the target knows of fused operators was measured, the profile that is asked first at first."""
+    here = text(run.fact("machine", "cpu"))
+    found: list[str] = []
+    for item in map(as_dict, as_list(run.fact("profiles"))):
+        local = text(item.get("origin")) == "local"
+        cpu, runtime, day = (text(item.get(key)) for key in ("cpu", "onnxruntime", "measured"))
+        threads = size(item.get("threads"))
+        parts = [cpu, formats.plural(threads, "thread") if threads else "all cores"]
+        parts += [f"onnxruntime {runtime}"] if runtime else []
+        parts += [day] if day else []
+        where = "measured on this machine" if local else "shipped with graphopt, measured on"
+        other = "; another processor than this run’s" if cpu and here and cpu != here else ""
+        file = f"{text(item.get('path'))}, SHA-256 {text(item.get('sha256'))[:16]}"
+        found.append(f"{where}{':' if local else ''} {', '.join(part for part in parts if part)}{other} ({file})")
+    return found
+
+
 def versions(run: Run) -> list[tuple[str, str]]:
     """(package, version)."""
     return [(key, text(item)) for key, item in as_dict(run.fact("versions")).items() if item is not None]
@@ -94,6 +112,7 @@ def origin(run: Run) -> list[tuple[str, str, bool]]:
         ("File size", formats.size(size(run.fact("source", "bytes"))), False),
         ("Opset", " → ".join(str(opset) for opset in dict.fromkeys(opsets)), False),
         ("Target", text(run.fact("target")), True),
+        ("Profile", "; ".join(profiles(run)) or ("not measured" if run.fact("profiles") == [] else ""), False),
         ("Feeds", text(run.fact("data")), False),
         ("graphopt", text(run.fact("graphopt")), False),
     ]

@@ -16,7 +16,7 @@ from ..errors import GraphoptError
 from .values import as_dict, as_list, number, positive, size, text, texts, whole
 
 JSON_FILES = ("run.json", "stats.json", "verify.json")
-LINE_FILES = ("steps.jsonl", "measurements.jsonl")
+LINE_FILES = ("steps.jsonl", "measurements.jsonl", "decisions.jsonl")
 KNOWN_FILES = (*JSON_FILES, *LINE_FILES, "recipe.toml", "model.onnx")
 
 
@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A model in numbers."""
+    """A model in numbers; ``peak`` is the most bytes of activations alive at once."""
 
     nodes: int | None
     initializers: int | None
@@ -56,6 +56,14 @@ class Stats:
     bytes: int | None
     operators: dict[str, int]
     opset: int | None
+    flops: int | None = None
+    activations: int | None = None
+    peak: int | None = None
+    cost_notes: tuple[str, ...] = ()
+
+    def of(self, operator: str) -> int | None:
+        """Nodes of one operator; None where operators were not counted."""
+        return self.operators.get(operator, 0) if self.operators or self.nodes == 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +112,28 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """A fused form that passes asked the target for; ``ratio`` is its time relative to what it stands for."""
+
+    form: str
+    verdict: str
+    why: str
+    sizes: tuple[int, ...]
+    unit: str
+    ratio: tuple[float, float] | None
+    origin: str
+    before: int | None
+    after: int | None
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Everything a run folder says.
 
     Attributes:
         facts: ``run.json`` as it is.
+        sizes: of open dimensions, for which the costs were counted, in words.
         torn: for each file that could only be read in part, what is wrong with it.
         result_bytes: the size of ``model.onnx``.
     """
@@ -120,6 +145,8 @@ class Run:
     after: Stats | None
     verify: Verify | None
     measurements: tuple[Measurement, ...]
+    decisions: tuple[Decision, ...]
+    sizes: str
     recipe: str
     torn: tuple[str, ...]
     result_bytes: int | None
@@ -143,7 +170,7 @@ def read(folder: Path) -> Run:
         raise GraphoptError(found, str(folder), "name a folder below runs/ that a graphopt command made", usage=True)
     torn: list[str] = []
     facts, stats, verify = (as_dict(_json(folder / name, torn)) for name in JSON_FILES)
-    steps, measurements = (_lines(folder / name, torn) for name in LINE_FILES)
+    steps, measurements, decided = (_lines(folder / name, torn) for name in LINE_FILES)
     recipe = _text(folder / "recipe.toml", torn)
     model = folder / "model.onnx"
     return Run(
@@ -154,6 +181,8 @@ def read(folder: Path) -> Run:
         after=_stats(stats.get("after")),
         verify=_verify(verify) if verify else None,
         measurements=tuple(map(_measurement, measurements)),
+        decisions=tuple(map(_decision, decided)),
+        sizes=text(stats.get("sizes")),
         recipe=recipe or "",
         torn=tuple(torn),
         result_bytes=model.stat().st_size if model.is_file() else None,
@@ -243,6 +272,10 @@ def _stats(value: object) -> Stats | None:
         bytes=size(record.get("bytes")),
         operators={name: count for name, count in operators.items() if count},
         opset=whole(record.get("opset")),
+        flops=size(record.get("flops")),
+        activations=size(record.get("activations")),
+        peak=size(record.get("peak")),
+        cost_notes=texts(record.get("cost_notes")),
     )
 
 
@@ -305,4 +338,20 @@ def _measurement(record: dict[str, Any]) -> Measurement:
         file_bytes=size(record.get("file_bytes")),
         threads=text(record.get("threads")),
         provider=text(record.get("provider")),
+    )
+
+
+def _decision(record: dict[str, Any]) -> Decision:
+    ratios = [found for found in map(positive, as_list(record.get("ratio"))) if found is not None]
+    return Decision(
+        form=text(record.get("form")) or "(unnamed)",
+        verdict=text(record.get("verdict")).lower(),
+        why=text(record.get("why")),
+        sizes=tuple(found for found in map(size, as_list(record.get("sizes"))) if found is not None),
+        unit=text(record.get("unit")),
+        ratio=(min(ratios), max(ratios)) if ratios else None,
+        origin=text(record.get("origin")),
+        before=size(record.get("before")),
+        after=size(record.get("after")),
+        meaning=text(record.get("meaning")),
     )

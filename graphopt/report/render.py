@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 from ..ir.atomic import write_file
 from . import charts, formats, passes, provenance, summary
-from .reading import Output, Run, read
+from .reading import Decision, Output, Run, read
 
 SHOWN_OPERATORS = 24
 """Operators drawn at once; those that came or went are always drawn."""
@@ -37,8 +37,22 @@ NOISE_TICKS = (40.0, 80.0, 120.0)
 
 
 @dataclass(frozen=True, slots=True)
+class Fused:
+    """A line of the table of fused operators."""
+
+    form: str
+    meaning: str
+    verdict: str
+    kind: str
+    nodes: str
+    ratio: str
+    sizes: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bars:
-    """A line of the size chart or the operator histogram."""
+    """A line of the summary or of the operator histogram."""
 
     label: str
     before: str
@@ -84,11 +98,15 @@ def page(run: Run) -> str:
             tiles=summary.tiles(run),
             latency=summary.latency(run),
             notes=summary.notes(run),
-            rows=rows,
+            rows=[row for row in rows if not row.idle],
+            idle=sorted((row for row in rows if row.idle), key=lambda row: row.index),
             totals=passes.totals(rows),
             left_out=[(row.step.name, site) for row in rows for site in row.left_out],
             failures=[(row.step.name, row.step.error) for row in rows if row.step.error],
             sizes=_sizes(run),
+            cost_notes=summary.cost_notes(run),
+            fused=[_fused(item) for item in run.decisions],
+            profiles=provenance.profiles(run),
             ratio_top=charts.ratio_top(_ratios(run)),
             operators=[bars for bars, shown in operators if shown],
             more_operators=[bars for bars, shown in operators if not shown],
@@ -191,20 +209,30 @@ def _ratios(run: Run) -> list[float]:
 
 
 def _sizes(run: Run) -> list[Bars]:
-    """The size chart: each line has its own scale."""
+    """The summary's lines, each with its own scale."""
     before, after = run.before, run.after
     first, found = summary.baseline(run), summary.result(run)
     files = summary.file_sizes(run)
     lines: list[tuple[str, float | None, float | None, Callable[[Any], str]]] = [
         ("Nodes", before and before.nodes, after and after.nodes, formats.count),
+        ("Transposes", before and before.of("Transpose"), after and after.of("Transpose"), formats.count),
+        ("Casts", before and before.of("Cast"), after and after.of("Cast"), formats.count),
+        ("FLOPs", before and before.flops, after and after.flops, formats.large),
+        ("Peak of activations", before and before.peak, after and after.peak, formats.size),
         ("Initialisers", before and before.initializers, after and after.initializers, formats.count),
         ("Parameters", before and before.parameters, after and after.parameters, formats.large),
         ("Weights", before and before.bytes, after and after.bytes, formats.size),
         ("File", *files, formats.size),
-        ("Peak memory", first and first.peak_bytes, found and found.peak_bytes, formats.size),
+        ("Memory of the process", first and first.peak_bytes, found and found.peak_bytes, formats.size),
         ("Load time", first and first.load_s, found and found.load_s, formats.seconds),
     ]
-    return [_bars(*line) for line in lines if line[1] is not None or line[2] is not None]
+    drawn = [_bars(*line) for line in lines if line[1] is not None or line[2] is not None]
+    notes = [note for stats in (before, after) if stats is not None for note in stats.cost_notes]
+    partly = {
+        "FLOPs": any("not counted" in note for note in notes),
+        "Peak of activations": any("outputs are not counted" in note for note in notes),
+    }
+    return [replace(bars, change="partly counted") if partly.get(bars.label) else bars for bars in drawn]
 
 
 def _bars(label: str, before: float | None, after: float | None, show: Callable[[Any], str], top: float = 0) -> Bars:
@@ -228,6 +256,28 @@ def _bars(label: str, before: float | None, after: float | None, show: Callable[
         change=formats.change(before, after) if kind not in ("gone", "new") else kind,
         kind=kind,
         drawing=charts.pair(before, after, top or max(before or 0, after or 0) or 1),
+    )
+
+
+def _fused(item: Decision) -> Fused:
+    """A decision as a line: used in green, refused in the colour of a warning."""
+    ratio = ""
+    if item.ratio is not None:
+        least, most = (formats.ratio(value) for value in item.ratio)
+        ratio = least if least == most else f"{least.removesuffix('×')}–{most}"
+    shown = [formats.count(number) for number in (item.sizes[:1] + item.sizes[1:][-1:])]
+    at = "–".join(shown) or ("all measured sizes" if item.ratio is not None else formats.NOTHING)
+    unit = f" {item.unit}" if shown and item.unit else ""
+    grown = item.after is not None and item.before is not None and item.after > item.before
+    return Fused(
+        form=item.form,
+        meaning=item.meaning,
+        verdict=item.verdict,
+        kind={"used": "ok", "refused": "warn"}.get(item.verdict, ""),
+        nodes=f"{formats.count(item.before)} → {formats.count(item.after)}" if grown else formats.NOTHING,
+        ratio=ratio or formats.NOTHING,
+        sizes=f"{at}{unit}",
+        why=item.why,
     )
 
 

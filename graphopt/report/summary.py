@@ -132,6 +132,8 @@ def _pair(label: str, before: int | None, after: int | None, show: Callable[[int
         return Tile(label, show(before) if known else "not measured", "before" if known else "", measured=known)
     if before is None:
         return Tile(label, show(after), "after")
+    if before == after:
+        return Tile(label, show(after), "as before")
     return Tile(label, show(after), f"from {show(before)} · {formats.change(before, after) or 'new'}")
 
 
@@ -146,6 +148,20 @@ def _accuracy(run: Run) -> Tile:
     levels = [output.sqnr_db for output in outputs if output.sqnr_db is not None]
     noise = f"SQNR {formats.decibels(min(levels))}" if levels and worst else "no output changed" if worst == 0 else ""
     return Tile("Largest difference", formats.small(worst), noise)
+
+
+def cost_notes(run: Run) -> list[str]:
+    """What operations and activations were counted for, and what limits them."""
+    stats = [(word, stats) for word, stats in (("before", run.before), ("after", run.after)) if stats is not None]
+    found: list[str] = []
+    if run.sizes and any(one.peak is not None for _, one in stats):
+        found.append(f"FLOPs and activations are counted for {run.sizes}")
+    by_note: dict[str, list[str]] = {}
+    for word, one in stats:
+        for note in one.cost_notes:
+            by_note.setdefault(note, []).append(word)
+    found += [f"{' and '.join(words)}: {note}" for note, words in by_note.items()]
+    return [_sentence(note) for note in found]
 
 
 def file_sizes(run: Run) -> tuple[int | None, int | None]:

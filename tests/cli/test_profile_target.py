@@ -101,7 +101,7 @@ def test_a_target_is_shown_with_what_was_measured_of_it(graphopt: Command, profi
         done = graphopt(*words)
         assert (done.code, done.err) == (0, "")
         assert "onnxruntime 1.2.3, 2026-11-22" in " ".join(done.out.split())
-        assert narrow(done)
+        assert "profile on this machine: " in done.out
     shown = graphopt("targets", "x86-64").out
     assert "SkipSimplifiedLayerNormalization" in shown and "0.60..0.80" in shown and "there is no kernel" in shown
 

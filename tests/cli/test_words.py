@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from graphopt.cli.words import allowance, change, clean, decibels, large, plural, seconds, size, small
+from graphopt.cli.words import change, clean, decibels, large, plural, seconds, size, small, three
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,14 @@ def test_numbers_and_names_are_short_and_harmless(said: str, expected: str) -> N
 
 
 def test_what_a_tolerance_allows_is_readable() -> None:
-    from graphopt.execute.compare import Tolerance
+    from graphopt.execute.compare import Tolerance, allowance
 
     assert allowance(Tolerance(scale=0.05)) == "5 % of the largest value"
     assert allowance(Tolerance(rtol=1e-3, atol=1e-5)) == "0.1 % of each value + 1e-05"
     assert allowance(Tolerance()) == "no difference"
+
+
+def test_zeros_at_the_end_of_a_time_stay() -> None:
+    assert [three(value) for value in (0.07, 0.0888, 1.9, 36.2, 417.2, 1234.0, 0.0)] == [
+        "0.0700", "0.0888", "1.90", "36.2", "417", "1,234", "0",
+    ]  # fmt: skip

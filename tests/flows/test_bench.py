@@ -37,3 +37,12 @@ def test_wrong_calls_are_told_before_anything_runs(model: Path, tmp_path: Path) 
         with pytest.raises(GraphoptError) as caught:
             bench(models, threads=threads)
         assert caught.value.usage
+
+
+def test_models_that_take_other_inputs_are_refused_by_name(model: Path, tmp_path: Path) -> None:
+    other = go.load(model)
+    other.graph.inputs[0].name = "another"
+    go.save(other, tmp_path / "other.onnx")
+    with pytest.raises(GraphoptError, match="input 'another' is new") as caught:
+        bench([model, tmp_path / "other.onnx"])
+    assert caught.value.where == str(tmp_path / "other.onnx")

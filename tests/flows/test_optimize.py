@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import parser
 
 import graphopt as go
 from graphopt.calibrate.data import CalibrationData
@@ -32,7 +34,9 @@ def test_the_result_is_smaller_verified_and_written(model: Path, tmp_path: Path)
     assert done.outcomes.verdict is not None and done.outcomes.verdict.verdict == "equal"
     assert model.read_bytes() == before
     written = go.load(tmp_path / "out.onnx")
-    assert any("eliminate-noop" in line for line in history.read(written))
+    (step,) = history.read(written)
+    assert step.startswith("optimize --target onnx: ") and "eliminate-noop" in step
+    assert all(name in {outcome.name for outcome in done.outcomes if outcome.changed} for name in step[24:].split(", "))
 
 
 def test_the_same_input_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
@@ -81,6 +85,31 @@ def test_a_run_on_record_holds_everything(model: Path, tmp_path: Path) -> None:
     assert [item.name for item in done.benchmark.measurements] == ["before", "after"]
     assert go.load(done.folder.model).graph.num_nodes() < go.load(model).graph.num_nodes()
     assert len((done.folder.path / "steps.jsonl").read_text().splitlines()) == 5
+    numbers = json.loads((done.folder.path / "stats.json").read_text())
+    for one in (numbers["before"], numbers["after"]):
+        assert {"nodes", "bytes", "operators", "flops", "activations", "peak", "cost_notes"} <= set(one)
+        assert 0 < one["peak"] <= one["activations"] + 10**6
+    assert json.loads((done.folder.path / "run.json").read_text())["profiles"] == []
+
+
+def test_a_run_on_record_names_the_profile_and_each_decision(tmp_path: Path) -> None:
+    source = tmp_path / "hard.onnx"
+    hard = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 4] y) '
+        "{ h = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(x, h) }"
+    )
+    go.save(ir.from_proto(hard), source)
+    request = Request("fuse-hardswish", target="x86-64")
+    done = optimize_on_record(source, None, request, runs=tmp_path / "runs", seconds=0.1)
+    (fact,) = [item for item in done.optimized.decisions if item.form == "HardSwish"]
+    assert (fact.verdict, fact.before, fact.after) == ("used", 0, 1)
+    assert fact.ratio is not None and fact.ratio[1] < 1
+    told = [json.loads(line) for line in (done.folder.path / "decisions.jsonl").read_text().splitlines()]
+    assert [item["form"] for item in told] == [item.form for item in done.optimized.decisions]
+    profiles = json.loads((done.folder.path / "run.json").read_text())["profiles"]
+    assert profiles and {"origin", "path", "sha256", "measured", "cpu"} <= set(profiles[0])
+    assert done.optimized.as_json()["profiles"] == profiles
+    assert done.optimized.verdict is done.optimized.outcomes.verdict
 
 
 def test_a_failed_run_on_record_keeps_the_error(tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ def site(where: str, text: str, status: str = "changed") -> dict[str, str]:
     return {"where": where, "text": text, "status": status}
 
 
+def profile(origin: str, cpu: str, threads: int) -> dict[str, Any]:
+    return {"origin": origin, "path": f"{origin}/x86-64.json", "sha256": "cd" * 32, "measured": "2026-11-22"} | {
+        "cpu": cpu, "onnxruntime": "1.31.1", "threads": threads, "forms": 37,
+    }  # fmt: skip
+
+
 def fill(folder: Path, name: str = "x", output: str = "logits") -> Path:
     """A finished run with every file; ``name`` goes into every text a model could have chosen."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +51,7 @@ def fill(folder: Path, name: str = "x", output: str = "logits") -> Path:
             "machine": {"cpu": "Example CPU 9000", "cores": 8, "memory": 34359738368, "os": "Linux 6"},
             "source": {"path": f"models/{name}.onnx", "sha256": "ab" * 32, "bytes": 4_200_000},
             "target": "x86-64",
+            "profiles": [profile("local", "Example CPU 9000", 2), profile("packaged", "Another CPU", 1)],
             "data": "feeds.npz",
             "data_path": "feeds.npz",
             "seed": 7,
@@ -67,14 +74,22 @@ def fill(folder: Path, name: str = "x", output: str = "logits") -> Path:
     idle |= {"seconds": 0.00008, "nodes_before": 1872, "nodes_after": 1872, "sites": []}
     write(folder, "steps.jsonl", [step, idle])
     before = {"nodes": 1884, "initializers": 300, "parameters": 1_048_576, "bytes": 4_194_304, "opset": 17}
-    after = before | {"nodes": 1872, "initializers": 252, "bytes": 4_193_280}
-    operators = {"Conv": 1000, "Relu": 872, "BatchNormalization": 12, f"custom::{name}": 3}
-    gone = {key: count for key, count in operators.items() if key != "BatchNormalization"} | {"HardSwish": 4}
+    before |= {"flops": 4_200_000_000, "activations": 9_000_000, "peak": 2**21, "cost_notes": []}
+    after = before | {"nodes": 1872, "initializers": 252, "bytes": 4_193_280, "flops": 4_100_000_000, "peak": 2**20}
+    operators = {"Conv": 1000, "Relu": 872, "BatchNormalization": 12, f"custom::{name}": 3, "Transpose": 9}
+    gone = {key: count for key, count in operators.items() if key != "BatchNormalization"}
+    gone |= {"HardSwish": 4, "Transpose": 2}
     write(
         folder,
         "stats.json",
-        {"before": before | {"operators": operators}, "after": after | {"operators": gone}},
+        {"before": before | {"operators": operators}, "after": after | {"operators": gone}, "sizes": "N=4"},
     )
+    used = {"form": "Gelu", "verdict": "used", "why": "measured as faster", "sizes": [1024, 4096], "unit": "elements"}
+    used |= {"ratio": [0.58, 0.7], "origin": "local", "before": 0, "after": 4}
+    refused = {"form": "com.microsoft::SkipLayerNormalization", "verdict": "refused", "why": "measured as slower"}
+    refused |= {"sizes": [], "unit": "elements", "ratio": [2.18, 8.02], "origin": "packaged", "before": 0, "after": 0}
+    strange = {"form": name, "verdict": name, "why": name, "sizes": [], "unit": name, "ratio": None}
+    write(folder, "decisions.jsonl", [used, refused, strange])
     fine = {
         "name": output,
         "dtype": "float32",

@@ -14,7 +14,15 @@ from graphopt.report import render
 
 Render = Callable[[Path], Any]
 
-SECTIONS = ("Passes", "Gains", "Operators", "Outputs", "Recipe and how to reproduce", "Provenance")
+SECTIONS = (
+    "Before and after",
+    "Speed and accuracy",
+    "Passes",
+    "Operators",
+    "Outputs",
+    "Recipe and how to reproduce",
+    "Provenance",
+)
 
 
 def append(path: Path, text: str) -> None:
@@ -48,13 +56,72 @@ def test_a_whole_run_shows_its_key_numbers(rendered: Render, run: Path) -> None:
 
 def test_a_pass_shows_every_site_and_each_reason_with_its_count(rendered: Render, run: Path) -> None:
     text = rendered(run).text
-    assert "12 places changed · 4 kept for 2 reasons" in text
+    assert "4 places kept for 2 reasons · 12 places changed: folded into Conv ‘…’" in text
     assert "12 folded into Conv ‘…’" in text
     for index in range(12):
         assert f"BatchNormalization 'x{index}' folded into Conv 'x{index}'" in text
     assert "3 its scale ‘…’ is not a constant" in text
     assert "1 the Conv has another reader BatchNormalization 'sharedx'" in text
     assert "fuse-batchnorm limit=3" in text
+
+
+def test_the_summary_has_transposes_operations_and_the_peak_before_and_after(rendered: Render, run: Path) -> None:
+    text = rendered(run).text
+    assert "Transposes 9 2 −78 %" in text
+    assert "Casts 0 0 same" in text
+    assert "FLOPs 4.20 G 4.10 G −2.4 %" in text
+    assert "Peak of activations 2.00 MiB 1.00 MiB −50 %" in text
+    assert "FLOPs and activations are counted for N=4." in text
+
+
+def test_operations_counted_in_part_are_not_compared(rendered: Render, run: Path) -> None:
+    stats = json.loads((run / "stats.json").read_text("utf-8"))
+    stats["after"]["cost_notes"] = ["operations not counted for com.microsoft::MultiHeadAttention"]
+    edit(run / "stats.json", after=stats["after"])
+    text = rendered(run).text
+    assert "FLOPs 4.20 G 4.10 G partly counted" in text
+    assert "After: operations not counted for com.microsoft::MultiHeadAttention." in text
+    assert "Peak of activations 2.00 MiB 1.00 MiB −50 %" in text
+
+
+def test_fused_operators_are_shown_with_their_measurement_and_its_origin(rendered: Render, run: Path) -> None:
+    text = rendered(run).text
+    assert "Gelu used 0 → 4 0.58–0.70×" in text
+    assert "1,024–4,096 elements measured as faster" in text
+    assert "com.microsoft::SkipLayerNormalization refused" in text and "measured as slower" in text
+    assert "Profile measured on this machine: Example CPU 9000, 2 threads, onnxruntime 1.31.1, 2026-11-22" in text
+    assert "shipped with graphopt, measured on Another CPU, 1 thread" in text
+    assert "another processor than this run’s" in text
+
+
+def test_a_target_without_measurements_says_so(rendered: Render, run: Path) -> None:
+    edit(run / "run.json", profiles=[])
+    text = rendered(run).text
+    assert "Nothing was measured of x86-64" in text
+    (run / "decisions.jsonl").unlink()
+    assert "Fused operators" not in rendered(run).text
+
+
+def test_passes_with_the_most_to_tell_come_first_and_idle_ones_are_folded_away(rendered: Render, run: Path) -> None:
+    tidy = {"pass": "lift-constants", "changed": 2, "kept": 0, "node_delta": 0}
+    tidy |= {
+        "sites": [
+            {"where": f"Constant 'c{i}'", "text": f"one of shape [{i}] ({i})", "status": "changed"} for i in (1, 2)
+        ]
+    }
+    fuse = {"pass": "fuse-gelu", "changed": 1, "kept": 0, "node_delta": -4}
+    shy = {"pass": "merge-siblings", "changed": 0, "kept": 1, "node_delta": 0}
+    shy |= {"sites": [{"where": "MatMul 'q'", "text": "no gain", "status": "kept"}]}
+    for step in (tidy, fuse, shy):
+        append(run / "steps.jsonl", json.dumps(step) + "\n")
+    text = rendered(run).text
+    order = [
+        text.index(f"{name} ", text.index("Kept Time")) for name in ("merge-siblings", "fuse-gelu", "lift-constants")
+    ]
+    assert order == sorted(order)
+    assert "1 place kept: no gain" in text
+    assert "2 places changed: one of shape […] (…)" in text
+    assert text.index("1 pass found nothing to do") < text.index("no-op-cast")
 
 
 def test_an_edit_that_was_left_out_is_said_before_the_passes(rendered: Render, run: Path) -> None:
@@ -162,6 +229,7 @@ def test_a_site_list_of_a_huge_model_is_cut_with_a_pointer_to_the_file(rendered:
         "stats.json",
         "verify.json",
         "measurements.jsonl",
+        "decisions.jsonl",
         "recipe.toml",
         "model.onnx",
     ],
@@ -228,7 +296,7 @@ def test_malformed_json_never_stops_the_page(rendered: Render, run: Path, name: 
         '{"pass": "a", "nodes_before": 99999999999999999999999999, "nodes_after": 1, "node_delta": 1e18}',
     ],
 )
-@pytest.mark.parametrize("name", ["steps.jsonl", "measurements.jsonl"])
+@pytest.mark.parametrize("name", ["steps.jsonl", "measurements.jsonl", "decisions.jsonl"])
 def test_malformed_lines_never_stop_the_page(rendered: Render, run: Path, name: str, line: str) -> None:
     append(run / name, line + "\n")
     assert all(heading in rendered(run).text for heading in SECTIONS)

@@ -5,22 +5,22 @@
   if (table) {
     const tools = document.querySelector("#pass-tools");
     const bodies = [...table.tBodies];
+    const idle = table.querySelector("tbody[data-idle] details");
     const words = bodies.map((body) => body.textContent.toLowerCase());
     const text = tools.querySelector("input[type=search]");
-    const only = tools.querySelector("input[type=checkbox]");
     const none = document.querySelector("#pass-none");
     tools.hidden = false;
     const filter = () => {
       const wanted = text.value.trim().toLowerCase();
       let shown = 0;
       bodies.forEach((body, index) => {
-        body.hidden = (only.checked && body.hasAttribute("data-idle")) || !words[index].includes(wanted);
+        body.hidden = !words[index].includes(wanted);
         shown += body.hidden ? 0 : 1;
       });
+      if (idle) idle.open = wanted !== "";
       none.hidden = shown > 0;
     };
     text.addEventListener("input", filter);
-    only.addEventListener("change", filter);
     const heads = [...table.querySelectorAll("th[data-key]")];
     for (const head of heads) {
       const button = document.createElement("button");
@@ -36,7 +36,7 @@
         head.setAttribute("aria-sort", order);
         const value = (body) => body.getAttribute("data-" + head.dataset.key) || "";
         const sign = order === "ascending" ? 1 : -1;
-        const sorted = [...bodies].sort((a, b) => sign * (numeric
+        const sorted = bodies.filter((body) => !body.hasAttribute("data-idle")).sort((a, b) => sign * (numeric
           ? (parseFloat(value(a)) || 0) - (parseFloat(value(b)) || 0)
           : value(a).localeCompare(value(b))));
         table.tHead.after(...sorted);
