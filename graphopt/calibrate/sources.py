@@ -170,9 +170,7 @@ def open_archive(path: Path) -> Any:
     try:
         archive = np.load(path, allow_pickle=False)
     except Exception as error:
-        raise GraphoptError(
-            f"this is no .npz file ({_short(error)})", str(path), "write it with numpy.savez"
-        ) from error
+        raise GraphoptError("this is no .npz file, or a damaged one", str(path), "write it with numpy.savez") from error
     if not hasattr(archive, "files"):
         raise GraphoptError(
             "this is a single array, not an .npz file",

@@ -1,6 +1,7 @@
 """The intermediate representation: plain functions over ``onnx_ir.Model``, which is never wrapped."""
 
 from .check import check
+from .declared import forget
 from .edits import (
     can_hand_over,
     captured_values,
@@ -32,7 +33,7 @@ from .facts import (
 )
 from .files import load, save
 from .opset import convert_opset
-from .shapes import forget, infer
+from .shapes import infer
 from .sweep import dead_initializers, dead_nodes, remove_dead, sweep
 from .tensors import copy_model, detached
 from .tidy import tidy

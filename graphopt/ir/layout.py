@@ -30,6 +30,10 @@ SMALL = 1024
 _PAGE = 4096
 _PAGED_FROM = 64 << 10
 _ALIGNMENT = 64
+_SIZES = 4096
+_SCALES = 16
+
+_TENSOR_TYPES = frozenset((ir.AttributeType.TENSOR, ir.AttributeType.TENSORS))
 
 Slot = tuple[ir.TensorProtocol, Callable[[Any], None]]
 """A tensor, and the function that puts another one in its place."""
@@ -56,7 +60,10 @@ def _setter(value: ir.Value) -> Callable[[Any], None]:
 
 
 def _attribute_slots(owner: Any) -> Iterator[Slot]:
-    for name, attribute in tuple(owner.attributes.items()):
+    attributes = owner.attributes.data
+    if _TENSOR_TYPES.isdisjoint([attribute.type for attribute in attributes.values()]):
+        return
+    for name, attribute in tuple(attributes.items()):
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.TENSOR:
@@ -93,8 +100,8 @@ class Layout:
 
     @staticmethod
     def wants(tensor: ir.TensorProtocol, above: int = SMALL) -> bool:
-        """True for a tensor worth a place outside: more than so many bytes, no strings."""
-        return tensor.dtype != ir.DataType.STRING and tensor.nbytes > above
+        """True for a tensor worth a place outside: more than so many bytes, no strings, nothing that gives sizes."""
+        return tensor.dtype != ir.DataType.STRING and tensor.nbytes > above and not _may_give_sizes(tensor)
 
     def place(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         """Give a tensor its range, the same for a tensor that was placed before; returns its stand-in."""
@@ -120,6 +127,16 @@ class Layout:
     def reserve(self, file: IO[bytes]) -> None:
         """Make a file of the right size without content, for a checker that does not look at weights."""
         file.truncate(self._end)
+
+
+def _may_give_sizes(tensor: ir.TensorProtocol) -> bool:
+    """Whether shape inference may want to read it: a Reshape's shape, the ends of a Slice, the scales of a Resize.
+
+    It cannot where the elements are outside (``Cannot parse data from external tensors``), and ONNX Runtime then
+    refuses the model.
+    """
+    few = _SIZES if tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64) else _SCALES
+    return tensor.size <= few and len(tensor.shape) <= 1
 
 
 def stand_in(tensor: ir.TensorProtocol, location: str, offset: int, length: int) -> ir.ExternalTensor:

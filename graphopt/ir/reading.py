@@ -120,7 +120,8 @@ def _require_opsets(imports: onnx.ModelProto | object, place: str) -> None:
 def _parse(view: memoryview, name: str) -> onnx.ModelProto:
     for offset, magic, kind, hint in _MAGIC:
         if bytes(view[offset : offset + len(magic)]) == magic:
-            raise GraphoptError(f"this is {kind}, not an ONNX model", name, hint)
+            what = kind if ", not " in kind else f"{kind}, not an ONNX model"
+            raise GraphoptError(f"this is {what}", name, hint)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(view)  # type: ignore[arg-type]

@@ -9,9 +9,11 @@ Nodes inside local functions are not remembered: each call means other values. N
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext
 
@@ -39,8 +41,21 @@ class Context(ShapeInferenceContext):
     @staticmethod
     def _check_no_anonymous_dims(shape: ir.Shape) -> None:
         """As the package does, without asking a number for the protocol of symbols."""
-        if any(not isinstance(dim, int) and dim.value is None for dim in shape):
+        if any(not isinstance(dim, int) and dim.value is None for dim in shape.dims):
             raise ValueError("a size has no name")
+
+    def set_symbolic_value(self, value: ir.Value, data: Elements) -> None:
+        """Note elements, as the package does, whose general way to a tensor asks what everything might be."""
+        self._symbolic_values[value] = data
+        value.metadata_props[SYM_DATA_KEY] = json.dumps([item if isinstance(item, int) else str(item) for item in data])
+        shape = value.shape
+        if shape is None or len(shape) > 1 or value.const_value is not None:
+            return
+        if not all(isinstance(item, int) for item in data):
+            return
+        dtype = ir.DataType.INT64 if value.dtype is None else value.dtype
+        array = np.array(data[0] if len(shape) == 0 and data else data, dtype.numpy())
+        value.const_value = ir.Tensor(array, dtype, name=value.name)
 
     def noted(self, value: ir.Value) -> Elements | None:
         """The elements that inference has noted of a value; what is a constant in the file is not looked at."""
@@ -135,11 +150,16 @@ class Entry:
         for new, old in zip(inputs, self.inputs, strict=True):
             if new is not old and (new is None or old is None or not new.equals(old)):
                 return False
-        if any(new is not old for new, old in zip(attributes, self.attributes, strict=True)):
+        for item, before in zip(attributes, self.attributes, strict=True):
+            if item is not before:
+                return False
+        values = node.outputs
+        if node.op_identifier() != self.operator or len(values) != len(self.outputs):
             return False
-        if node.op_identifier() != self.operator or len(node.outputs) != len(self.outputs):
-            return False
-        return all(kind(value.type) == fact.kind for value, fact in zip(node.outputs, self.outputs, strict=True))
+        for value, fact in zip(values, self.outputs, strict=True):  # noqa: SIM110  asked of every node: no generator
+            if kind(value.type) != fact.kind:
+                return False
+        return True
 
 
 class Memory:
@@ -185,7 +205,15 @@ class Memory:
     def inputs(self, node: ir.Node) -> tuple[Fact | None, ...]:
         """What is known of the node's inputs."""
         facts = self._facts
-        return tuple([None if value is None else facts.get(value) or self._fact(value) for value in node.inputs])
+        found: list[Fact | None] = []
+        for value in node.inputs:
+            fact = facts.get(value) if value is not None else None
+            if fact is None and value is not None:
+                fact = self._fact(value)
+                if value.is_initializer() and not value.is_graph_input():
+                    facts[value] = fact  # what is bound to an input of a loop's body changes, a constant does not
+            found.append(fact)
+        return tuple(found)
 
     def _fact(self, value: ir.Value) -> Fact:
         """What is known at this moment; one object for all values of which nothing but type and shape is known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import onnx
@@ -19,6 +20,7 @@ from .reading import require_versions
 from .references import validate
 from .structure import examine
 from .tidy import tidy
+from .walk import graphs
 
 INLINE_LIMIT = 1_900_000_000
 """Bytes of weights that may stay inside the model file; protobuf cannot hold 2 GiB."""
@@ -66,7 +68,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     Raises:
         GraphoptError: more than 1.9 GB of weights, or something that the format cannot hold.
     """
-    if _bytes_inside(model) > INLINE_LIMIT:
+    if _bytes_inside(slots(model)) > INLINE_LIMIT:
         raise GraphoptError("the model is too large for one protobuf message", "weights", "pass it on as a file")
     return serialize(model, "", outside=False)[0]
 
@@ -90,7 +92,7 @@ def serialize(
         outside = (
             EXTERNAL in model.graph.meta
             or any(isinstance(tensor, ir.ExternalTensor) for tensor, _ in found)
-            or _bytes_inside(model) > INLINE_LIMIT
+            or _bytes_inside(found) > INLINE_LIMIT
         )
     if outside and above > SMALL:
         inside = sum(tensor.nbytes for tensor, _ in found if not Layout.wants(tensor, above) and _has_bytes(tensor))
@@ -117,8 +119,8 @@ def serialize(
     return proto, layout
 
 
-def _bytes_inside(model: ir.Model) -> int:
-    return sum(tensor.nbytes for tensor, _ in slots(model) if _has_bytes(tensor))
+def _bytes_inside(found: Iterable[Slot]) -> int:
+    return sum(tensor.nbytes for tensor, _ in found if _has_bytes(tensor))
 
 
 def _has_bytes(tensor: ir.TensorProtocol) -> bool:
@@ -128,7 +130,7 @@ def _has_bytes(tensor: ir.TensorProtocol) -> bool:
 def _sparse_values(model: ir.Model) -> dict[int, SparseTensor]:
     return {
         id(value): value.const_value
-        for graph in model.graphs()
+        for graph in graphs(model)
         for value in graph.initializers.values()
         if isinstance(value.const_value, SparseTensor)
     }

@@ -18,25 +18,22 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 
 import onnx_ir as ir
-from onnx_shape_inference import SYM_DATA_KEY, registry
+from onnx_shape_inference import registry
 
+from .declared import declared_shape, defaults_hidden, drop, let_go, unbind
 from .elements import follow, forget_elements
 from .facts import STANDARD_DOMAINS, attribute, dims, is_op, same_shape
 from .recall import Context, Memory
 from .sizes import named, sized
 from .sound import correct
-from .walk import Body, bodies, callers_first, graphs, has_subgraphs, nodes, subgraphs
+from .walk import Body, bodies, callers_first, has_subgraphs, nodes, subgraphs
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _NUMBER = re.compile(r"-?[0-9]+\Z")
-_DECLARED = "graphopt.declared_shape"
-_DECLARED_TYPE = "graphopt.declared_type"
-_DECLARED_OUTPUTS = "graphopt.declared_output_shapes"
 _LONGEST_EXPRESSION = 200
 _SCAN_WITHOUT_BATCH = 9  # before, a Scan had a batch axis and a first input of its own
 _OPTIMISTIC_DEPTH = 3  # proving a carried shape invariant runs a loop body twice: 2**depth when loops nest
@@ -54,18 +51,18 @@ def infer(model: ir.Model) -> list[ir.Node]:
     """
     _prepare()
     memory = Memory.of(model)
-    _drop(model, memory)
+    drop(model, memory)
     failed: list[ir.Node] = []
     main, *functions = bodies(model)
     context = memory.context
-    with _defaults_hidden(main):
+    with defaults_hidden(main):
         context.reserve_symbol_names(_symbols(main))  # a new size must not get the name of an input's
         for value in main.graph.inputs:
             _clean_input(context, value)
         known = _Functions(functions, _VISITS * sum(1 for _ in nodes(model)) if functions else 0)
         _Inference(context, failed, known, memory).graph(main.graph, depth=0)
     for body, calls in callers_first(functions, [main]) if functions else ():
-        _unbind(body)
+        unbind(body)
         _bind_to_calls(body.graph, calls)
         _Inference(context.create_child(body.opsets), failed, known).graph(body.graph, depth=0)
     memory.close()
@@ -78,89 +75,11 @@ def _prepare() -> None:
     importlib.import_module("sympy.tensor.tensor")  # SymPy's first addition imports it: better with the other imports
 
 
-def forget(model: ir.Model) -> None:
-    """Drop all shapes but those of graph inputs and of constants, and the inferred elements.
-
-    The inputs of subgraphs and the outputs of a Scan's body get back what the file declares: ONNX Runtime asks for it.
-    Element types stay: a runtime refuses a file in which they are wrong.
-    """
-    Memory.erase(model)
-    _drop(model)
-    for graph in graphs(model):
-        for value in graph.inputs:
-            if _DECLARED in value.meta:
-                value.shape = value.meta.pop(_DECLARED)
-        for value, shape in zip(graph.outputs, graph.meta.pop(_DECLARED_OUTPUTS, ()), strict=False):
-            value.shape = value.shape if value.shape is not None else shape
-    for value in _of_functions(model):
-        if _DECLARED_TYPE in value.meta:
-            value.type = value.meta.pop(_DECLARED_TYPE)
-
-
-def _drop(model: ir.Model, memory: Memory | None = None) -> None:
-    """Let go of what is declared and of what was inferred; a node that is remembered does so when it is looked at."""
-    every = list(nodes(model))
-    for node in every:
-        if node.op_type == "Scan" and is_op(node, "Scan"):
-            for graph in subgraphs(node):
-                graph.meta.setdefault(_DECLARED_OUTPUTS, [value.shape for value in graph.outputs])
-    for body in bodies(model):
-        for graph in body.graphs():
-            for value in graph.outputs:
-                _forget(value)
-            if graph is not model.graph:
-                for value in graph.inputs:
-                    value.meta.setdefault(_DECLARED, value.shape)
-                    _forget(value)
-            for value in graph.initializers.values():
-                if value.const_value is not None and not value.is_graph_input():
-                    if value.shape is None or value.shape != value.const_value.shape:
-                        value.shape = ir.Shape(value.const_value.shape.numpy())
-                    value.type = value.type or ir.TensorType(value.const_value.dtype)
-    for node in every:
-        if memory is None or not memory.has(node):
-            for value in node.outputs:
-                _forget(value)
-    for value in _of_functions(model):
-        value.meta.setdefault(_DECLARED_TYPE, value.type)
-        value.type = value.meta[_DECLARED_TYPE]
-
-
-def _of_functions(model: ir.Model) -> Iterator[ir.Value]:
-    """Inputs and results of local functions: their types follow from the calls, and a file declares few of them."""
-    for body in bodies(model):
-        if body.function is not None:
-            yield from _typed_by_calls(body)
-
-
-def _typed_by_calls(body: Body) -> Iterator[ir.Value]:
-    yield from body.graph.inputs
-    for node in body.nodes():
-        yield from node.outputs
-
-
-def _unbind(body: Body) -> None:
-    """What another call has left behind."""
-    for value in _typed_by_calls(body):
-        _forget(value)
-        value.type = value.meta.get(_DECLARED_TYPE)
-
-
-def _forget(value: ir.Value) -> None:
-    if value.is_initializer():
-        return
-    value.shape = None
-    if value.producer() is not None:
-        value.const_value = None
-    if SYM_DATA_KEY in value.metadata_props:
-        del value.metadata_props[SYM_DATA_KEY]
-
-
 def _forget_inside(context: Context, graph: ir.Graph) -> None:
     """What a wrong guess has left behind, at every depth."""
     for node in graph:
         for value in node.outputs:
-            _forget(value)
+            let_go(value)
             forget_elements(context, value)
         for inner in subgraphs(node):
             _forget_inside(context, inner)
@@ -168,22 +87,6 @@ def _forget_inside(context: Context, graph: ir.Graph) -> None:
 
 def _symbols(body: Body) -> set[str]:
     return {dim for value in body.graph.inputs for dim in dims(value) or () if isinstance(dim, str)}
-
-
-@contextmanager
-def _defaults_hidden(body: Body) -> Iterator[None]:
-    hidden = [
-        (value, value.const_value)
-        for value in body.graph.initializers.values()
-        if value.is_graph_input() and value.const_value is not None
-    ]
-    for value, _ in hidden:
-        value.const_value = None
-    try:
-        yield
-    finally:
-        for value, tensor in hidden:
-            value.const_value = tensor
 
 
 def _bind_to_calls(graph: ir.Graph, calls: list[ir.Node]) -> None:
@@ -232,6 +135,9 @@ class _Functions:
         self._sizes = {key: sum(1 for _ in body.nodes()) for key, body in self._bodies.items()}
         self._visits = visits
 
+    def __len__(self) -> int:
+        return len(self._bodies)
+
     def body(self, node: ir.Node) -> Body | None:
         """What the node calls; None for an operator, and when too much has been looked at."""
         key = node.op_identifier()
@@ -259,7 +165,7 @@ class _Inference:
     def _node(self, node: ir.Node, depth: int) -> None:
         attributes = tuple(node.attributes.data.values())
         branches = list(subgraphs(node)) if has_subgraphs(node) else []
-        called = self._functions.body(node)
+        called = self._functions.body(node) if self._functions else None
         memory = self._memory
         if memory is None or branches or called is not None or is_op(node, "Loop", "Scan"):
             if memory is not None:
@@ -270,7 +176,7 @@ class _Inference:
         entry = memory.recall(node, attributes, inputs)
         if entry is None:
             for value in node.outputs if memory.has(node) else ():
-                _forget(value)
+                let_go(value)
                 forget_elements(self._context, value)
             memory.keep(node, attributes, inputs, self._operator(node, attributes))
         elif entry.failed:
@@ -303,7 +209,7 @@ class _Inference:
             failed = True
             self._failed.append(node)
             for output in node.outputs:
-                _forget(output)
+                let_go(output)
                 forget_elements(self._context, output)
         for output in node.outputs:
             self._settle(output)
@@ -312,7 +218,7 @@ class _Inference:
         return failed
 
     def _call(self, node: ir.Node, body: Body) -> None:
-        _unbind(body)
+        unbind(body)
         _bind_to_calls(body.graph, [node])
         _Inference(self._context.create_child(body.opsets), self._failed, self._functions).graph(body.graph, depth=0)
         for output, result in zip(node.outputs, body.graph.outputs, strict=False):
@@ -323,7 +229,7 @@ class _Inference:
         """Make numbers of numbers, and let go of expressions that only grow: 30 additions and products never end."""
         if value.shape is not None:
             before = value.shape.dims
-            after = [_settled(dim) for dim in before]
+            after = [dim if type(dim) is int else _settled(dim) for dim in before]
             if any(new is not old for new, old in zip(after, before, strict=True)):
                 value.shape = ir.Shape([self._context.new_symbolic_dim() if dim is None else dim for dim in after])
         elements = self._context.noted(value)
@@ -376,7 +282,7 @@ class _Inference:
             value.shape = None
         if first == 2:
             for value in body.inputs[:2]:  # runtimes take the declared rank: 0, or 1 with one element
-                declared = value.meta.get(_DECLARED)
+                declared = declared_shape(value)
                 value.shape = ir.Shape([]) if declared is None or declared.rank() == 0 else None
         for start, value in zip(initial, body.inputs[first:], strict=False):
             if start is not None and start.type is not None and value.type is None:

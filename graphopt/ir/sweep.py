@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 from .edits import is_dead, release
 from .facts import STANDARD_DOMAINS
-from .walk import Body, bodies, has_subgraphs, subgraphs
+from .walk import bodies, graphs, has_subgraphs, subgraphs
 
 PURE_DOMAINS = STANDARD_DOMAINS | {"ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"}
 
@@ -17,37 +19,41 @@ def dead_nodes(model: ir.Model) -> list[ir.Node]:
     A node of a domain nobody has described may have a side effect, so it lives even when its outputs are
     unused; local functions and known operator sets are pure.
     """
+    return _look_through(model)[0]
+
+
+def _look_through(model: ir.Model) -> tuple[list[ir.Node], list[ir.Graph]]:
+    """The dead nodes, and the graphs that live: both in one walk, for it is done behind every pass."""
     local = {identifier[:2] for identifier in model.functions}
     found: list[ir.Node] = []
+    alive: list[ir.Graph] = []
     for body in bodies(model):
-        _collect(body.graph, local, found)
-    return found
+        _collect(body.graph, local, found, alive)
+    return found, alive
 
 
-def _collect(graph: ir.Graph, local: set[tuple[str, str]], found: list[ir.Node]) -> None:
+def _collect(graph: ir.Graph, local: set[tuple[str, str]], found: list[ir.Node], alive: list[ir.Graph]) -> None:
     """Reverse topological order: by the time a node is looked at, all its users have been."""
+    alive.append(graph)
     dead: set[ir.Node] = set()
     for node in reversed(graph):
-        pure = node.domain in PURE_DOMAINS or (node.domain, node.op_type) in local
-        if pure and not _is_used(node, dead):
-            dead.add(node)
-            _bury(node, dead)
-            found.append(node)
-        elif has_subgraphs(node):
+        for output in node.outputs:
+            if output.is_graph_output():
+                break
+            uses = output.uses()
+            if uses and (not dead or not dead.issuperset([user for user, _ in uses])):
+                break
+        else:
+            if node.domain in PURE_DOMAINS or (node.domain, node.op_type) in local:
+                dead.add(node)
+                _bury(node, dead)
+                found.append(node)
+                continue
+        if has_subgraphs(node):
             for inner in subgraphs(node):
                 before = len(found)
-                _collect(inner, local, found)
+                _collect(inner, local, found, alive)
                 dead.update(found[before:])
-
-
-def _is_used(node: ir.Node, dead: set[ir.Node]) -> bool:
-    for output in node.outputs:
-        if output.is_graph_output():
-            return True
-        for user, _ in output.uses():
-            if user not in dead:
-                return True
-    return False
 
 
 def _bury(node: ir.Node, dead: set[ir.Node]) -> None:
@@ -67,16 +73,13 @@ def remove_dead(node: ir.Node) -> None:
 
 def dead_initializers(model: ir.Model) -> list[ir.Value]:
     """Initialisers that nothing uses and that are no default of a graph input."""
-    found: list[ir.Value] = []
-    for body in bodies(model):
-        found.extend(_unused(body))
-    return found
+    return _unused(graphs(model))
 
 
-def _unused(body: Body) -> list[ir.Value]:
+def _unused(living: Iterable[ir.Graph]) -> list[ir.Value]:
     return [
         value
-        for graph in body.graphs()
+        for graph in living
         for value in graph.initializers.values()
         if not (value.uses() or value.is_graph_output() or value.is_graph_input())
     ]
@@ -84,13 +87,12 @@ def _unused(body: Body) -> list[ir.Value]:
 
 def sweep(model: ir.Model) -> int:
     """Remove dead nodes and initialisers; returns how many went. Linear in the graph."""
-    count = 0
-    for node in dead_nodes(model):
+    dead, alive = _look_through(model)
+    for node in dead:
         remove_dead(node)
-        count += 1
-    for value in dead_initializers(model):
+    unused = _unused(alive)
+    for value in unused:
         graph = value.graph
         assert graph is not None
         del graph.initializers[value.name or ""]
-        count += 1
-    return count
+    return len(dead) + len(unused)

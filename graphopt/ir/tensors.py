@@ -52,9 +52,7 @@ def detached(tensor: ir.TensorProtocol, name: str | None = None) -> ir.TensorPro
 
 def _decoded(tensor: ir.TensorProtocol, name: str | None) -> ir.Tensor[Any]:
     return ir.Tensor(
-        tensor.numpy(),
-        tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
+        tensor.numpy(),  # of a type of numpy's own, which says what it is
         name=name,
         doc_string=tensor.doc_string,
         metadata_props=dict(tensor.metadata_props),

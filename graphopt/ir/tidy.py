@@ -10,7 +10,7 @@ graph"). One table for the whole body is stricter and simpler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -22,8 +22,9 @@ def tidy(model: ir.Model) -> None:
     for body in bodies(model):
         if body.function is not None:
             _write_as_constants(body.graph)
-        _make_unique(body)
-        _make_node_names_unique(body)
+        graphs = list(body.graphs())
+        _make_unique(body, graphs)
+        _make_node_names_unique(body.graph if len(graphs) == 1 else body.nodes())
 
 
 def _write_as_constants(graph: ir.Graph) -> None:
@@ -42,21 +43,21 @@ def _write_as_constants(graph: ir.Graph) -> None:
         del graph.initializers[value.name or ""]
 
 
-def _values(body: Body) -> Iterator[ir.Value]:
+def _values(body: Body, graphs: list[ir.Graph]) -> list[ir.Value]:
     """Every value defined in the body, the public ones first."""
-    yield from body.graph.inputs
-    yield from body.graph.outputs
-    for graph in body.graphs():
-        yield from graph.inputs
-        yield from graph.initializers.values()
+    found = [*body.graph.inputs, *body.graph.outputs]
+    for graph in graphs:
+        found.extend(graph.inputs)
+        found.extend(graph.initializers.values())
         for node in graph:
-            yield from node.outputs
+            found.extend(node.outputs)
+    return found
 
 
-def _make_unique(body: Body) -> None:
+def _make_unique(body: Body, graphs: list[ir.Graph]) -> None:
     owners: dict[str, ir.Value] = {}
     nameless: list[ir.Value] = []
-    for value in _values(body):
+    for value in _values(body, graphs):
         name = value.name
         if not name:
             if name is None or value.uses() or value.is_graph_output():
@@ -77,15 +78,16 @@ def _make_unique(body: Body) -> None:
         value.name = name
 
 
-def _make_node_names_unique(body: Body) -> None:
+def _make_node_names_unique(nodes: Iterable[ir.Node]) -> None:
     """Runtimes refuse two nodes of one name in a graph: inlined ones bring the names of theirs along."""
     taken: set[str] = set()
     clashing: list[ir.Node] = []
-    for node in body.nodes():
-        if node.name in taken:
+    for node in nodes:
+        name = node.name
+        if name in taken:
             clashing.append(node)
-        elif node.name:
-            taken.add(node.name)
+        elif name:
+            taken.add(name)
     counts: dict[str, int] = {}
     for node in clashing:
         base = node.name or ""

@@ -47,7 +47,7 @@ def _parts(
 
 
 def _kind(tensor: ir.TensorProtocol) -> tuple[Hashable, ...]:
-    return tensor.dtype, tuple(tensor.shape.numpy())
+    return tensor.dtype, tensor.shape.dims
 
 
 def _start(tensor: ir.TensorProtocol) -> bytes:

@@ -89,28 +89,29 @@ class _Keys:
     def of(self, node: ir.Node) -> Hashable | None:
         """A key, or None for a node that nothing can equal."""
         attributes: list[Hashable] = []
-        for name in sorted(node.attributes):
-            key = _attribute_key(node.attributes[name])
+        given = node.attributes.data
+        for name in sorted(given) if len(given) > 1 else given:
+            key = _attribute_key(given[name])
             if key is None:
                 return None
             attributes.append((name, key))
-        inputs = [self._input_key(value) for value in node.inputs]
+        small = self._small
+        inputs = [small[value] if value in small else self._input_key(value) for value in node.inputs]
         while inputs and inputs[-1] is None:
             inputs.pop()
         if is_op(node, *_COMMUTATIVE):
             inputs.sort(key=hash)
-        present = tuple(output.name != "" for output in node.outputs)
+        present = tuple([output.name != "" for output in node.outputs])
         return node.domain, node.op_type, node.overload, tuple(attributes), tuple(inputs), present
 
     def _input_key(self, value: ir.Value | None) -> Hashable:
         """The value itself; for a small constant its content."""
         if value is None:
             return None
-        if value not in self._small:
-            tensor = constant(value)
-            is_small = tensor is not None and tensor.nbytes <= _SMALL_BYTES
-            self._small[value] = content_key(tensor) if tensor is not None and is_small else value
-        return self._small[value]
+        tensor = constant(value)
+        is_small = tensor is not None and tensor.nbytes <= _SMALL_BYTES
+        key = self._small[value] = content_key(tensor) if tensor is not None and is_small else value
+        return key
 
 
 def _attribute_key(attribute: ir.Attr) -> Hashable | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from values import ONNX_TYPES, Fuzzed, Shape, Value
+from values import NUMPY_TYPES, ONNX_TYPES, Fuzzed, Shape, Value
 
 OPSETS = (11, 13, 15, 17, 18, 20, 21)
 LIBRARY = "fuzz"
@@ -110,7 +110,7 @@ class Maker:
             name = self.node("Identity", [name])[0]
         elif rng.random() < 0.05 and array.dtype == np.int64 and np.abs(array).max(initial=0) < 100:
             name = self.node("Cast", [self.node("Cast", [name], to=TensorProto.INT32)[0]], to=TensorProto.INT64)[0]
-        kind = {"f": "f", "i": "i", "b": "b"}[np.asarray(array).dtype.kind]
+        kind = next(key for key, dtype in NUMPY_TYPES.items() if dtype == array.dtype)
         known = [array] * self.assignments if kind == "i" else None
         elements = tuple(known) if known is not None and array.size <= 16 else None
         return Value(name, kind, (tuple(np.shape(array)),) * self.assignments, elements)
@@ -144,6 +144,8 @@ class Maker:
             inputs.append(self._input("i"))
         if rng.random() < 0.35:
             inputs.append(self._scalar_input("b"))
+        if rng.random() < 0.2:
+            inputs.append(self._input(rng.choice("hdlsu")))
         defaults: dict[str, np.ndarray] = {}
         if rng.random() < 0.2:
             value = inputs[0][3]
@@ -201,10 +203,12 @@ class Maker:
             match kind:
                 case "f":
                     feed[name] = self.numpy.normal(0, 2, shape).astype(np.float32)
-                case "i":
-                    feed[name] = self.numpy.integers(-3, 6, shape)
-                case _:
+                case "b":
                     feed[name] = np.asarray(self.numpy.random(shape) < 0.5)
+                case "h" | "d":
+                    feed[name] = self.numpy.normal(0, 2, shape).astype(NUMPY_TYPES[kind])
+                case _:
+                    feed[name] = self.numpy.integers(0 if kind == "u" else -3, 6, shape).astype(NUMPY_TYPES[kind])
         return feed
 
     def _outputs(self, inputs: set[str]) -> list[onnx.ValueInfoProto]:

@@ -20,6 +20,7 @@ from arithmetic import (
 )
 from blocks import attention, einsum, gated, gelu, layer_norm, pixel_shuffle, siblings, softmax_by_hand
 from control import branch, call, loop, scan
+from kinds import constant_of_any_size, optional, other_type, sequence
 from linear import batchnorm, conv, matmul, matmul_of_two, pad, pool
 from maker import Maker, Step
 from movement import concat, cut, expand, gather, reshape, split, squeeze, tile, transpose
@@ -58,4 +59,5 @@ STEPS: tuple[Step, ...] = (
     ramp, ramp, others, others, layout_chain, layout_chain, layout_chain, layout_chain,
     linear_chain, linear_chain, linear_chain,
     gelu, gated, layer_norm, layer_norm, softmax_by_hand, attention, attention, siblings, siblings, pixel_shuffle, einsum,
+    other_type, other_type, sequence, optional, constant_of_any_size,
 )  # fmt: skip

@@ -10,8 +10,10 @@ import onnx
 from onnx import TensorProto
 
 Shape = tuple[int, ...]
-ONNX_TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
-NUMPY_TYPES = {"f": np.float32, "i": np.int64, "b": np.bool_}
+ONNX_TYPES = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL, "h": TensorProto.FLOAT16,
+              "d": TensorProto.DOUBLE, "l": TensorProto.INT32, "s": TensorProto.INT8, "u": TensorProto.UINT8}  # fmt: skip
+NUMPY_TYPES = {"f": np.float32, "i": np.int64, "b": np.bool_, "h": np.float16, "d": np.float64, "l": np.int32,
+               "s": np.int8, "u": np.uint8}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +22,7 @@ class Value:
 
     Attributes:
         name: in its graph.
-        kind: f (float32), i (int64) or b (bool).
+        kind: f (float32), i (int64), b (bool); h (float16), d (double), l (int32), s (int8), u (uint8).
         shapes: one per assignment.
         elements: one array per assignment, for small integer tensors; else None.
     """

@@ -28,6 +28,7 @@ ON_REQUEST = (
     'set-io-layout{inputs="nhwc", outputs="nhwc"}',
     "approximate-gelu, convert-precision",
     "insert-fp8-qdq",
+    "pack-channels{block=4}",
 )
 
 # These two feed vectors of one element to Range, which wants scalars. ONNX Runtime runs them because the rank hides
