@@ -21,17 +21,15 @@ from typing import ClassVar, get_args
 import onnx_ir as ir
 
 from graphopt import ir as gir
-from graphopt.calibrate import CalibrationData
-from graphopt.calibrate.collect import collect
-from graphopt.calibrate.observers import Histogram
-from graphopt.calibrate.ranges import Calibrator, find_range
-from graphopt.calibrate.statistics import Statistics
+from graphopt.calibrate import CalibrationData, ChannelMean, Histogram, Statistics, collect, find_range
+from graphopt.calibrate.ranges import Calibrator
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.pass_ import Fidelity, Pass
 
 from ._affine import TYPES, Affine, affine_of
+from ._means import SAMPLES, output_axis, remember
 from ._placement import Placement, place
 from ._roles import Roles
 from ._weights import WeightScheme
@@ -136,8 +134,14 @@ class InsertQdq(Pass):
             data = CalibrationData.random(model, context.seed, RANDOM_SAMPLES, vary=True).for_model(model)
             text = "the ranges of activations are those of random feeds, not for accuracy: give data"
             context.events(Event("warning", {"text": text}))
-        origins = {str(found.origin(value).name) for value in found.values}
-        return collect(model, data, {name: [Histogram()] for name in origins}, events=context.events)
+        requests = {str(found.origin(value).name): [Histogram()] for value in found.values}
+        statistics = collect(model, data, requests, events=context.events)
+        products = [node for node, role in found.joined.items() if role.kind == "product"]
+        means = {str(node.outputs[0].name): [ChannelMean(output_axis(node))] for node in products}
+        seen = collect(model, data.take(SAMPLES), means)
+        for node in products:
+            remember(node, seen.get(str(node.outputs[0].name), ChannelMean).mean)
+        return statistics
 
     def _affines(
         self, found: Placement, statistics: Statistics, context: Context

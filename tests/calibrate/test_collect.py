@@ -51,7 +51,9 @@ def test_ranges_alone_are_computed_in_the_graph_and_are_the_same():
 
 
 def test_infinities_show_though_only_the_range_is_asked_for():
-    source = CalibrationData.open([{"x": np.full((1, 3), 200, np.float32), "k": np.zeros(1, np.int64)}]).for_model(MODEL)
+    source = CalibrationData.open([{"x": np.full((1, 3), 200, np.float32), "k": np.zeros(1, np.int64)}]).for_model(
+        MODEL
+    )
     assert collect(MODEL, source, {"z": [Range()]}).get("z", Range).broken
     assert not collect(MODEL, source, {"y": [Range()]}).get("y", Range).broken
 

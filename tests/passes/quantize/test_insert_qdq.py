@@ -51,7 +51,9 @@ def images(count: int = 4, shape: tuple[int, ...] = (2, 3, 8, 8)) -> Calibration
     return CalibrationData.open([{"x": RNG.normal(size=shape).astype(np.float32)} for _ in range(count)])
 
 
-def quantised(model: ir.Model, pass_: InsertQdq, data: CalibrationData, target: object = X86) -> tuple[ir.Model, Outcomes]:
+def quantised(
+    model: ir.Model, pass_: InsertQdq, data: CalibrationData, target: object = X86
+) -> tuple[ir.Model, Outcomes]:
     context = Context(target=target, data=data.for_model(model))  # type: ignore[arg-type]
     return PassManager(Recipe((pass_,)), verify="end", strict=True).run(model, context)
 
