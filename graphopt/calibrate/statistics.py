@@ -63,6 +63,15 @@ class Statistics:
                 return item
         raise KeyError(f"{kind.kind} of '{name}'")
 
+    def covers(self, requests: Mapping[str, Iterable[Observer]]) -> bool:
+        """Whether everything that is asked for has been observed."""
+        return all(item.key in self._observers.get(name, {}) for name, items in requests.items() for item in items)
+
+    def add(self, other: Statistics) -> None:
+        """Take in what was observed besides, of the same model."""
+        for name, items in other._observers.items():
+            self._observers.setdefault(name, {}).update(items)
+
     def merge(self, other: Statistics) -> None:
         """Add what was learnt from other samples (another shard, another process).
 

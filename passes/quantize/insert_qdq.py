@@ -108,6 +108,9 @@ class InsertQdq(Pass):
             yield Site(place_, f"nothing could be measured: {error.what}")
             return
         affines, bad = self._affines(found, statistics, context)
+        for node, role in found.joined.items():
+            if role.kind == "product":
+                remember(node, statistics.get(str(node.outputs[0].name), ChannelMean).mean)
         writer = Writer(model.graph, affines)
         for node in model.graph:
             if node in found.kept:
@@ -128,19 +131,34 @@ class InsertQdq(Pass):
         named = {node.op_type, node.name, *(output.name for output in node.outputs)}
         return "asked for" if named & set(self.keep) else ""
 
+    def observe(self, model: ir.Model, context: Context) -> Statistics:
+        """What this pass needs to know of a model: for ``Context.statistics``, when it runs many times on one model.
+
+        Args:
+            model: with shapes inferred (``graphopt.ir.infer``).
+            context: with the data.
+        """
+        return self._observe(model, place(model, context.target.integers, self._refuses), context)
+
+    def products(self, model: ir.Model, context: Context) -> list[ir.Node]:
+        """The products that would be computed on integers; ``keep`` may name their first outputs."""
+        found = place(model, context.target.integers, self._refuses)
+        return [node for node, role in found.joined.items() if role.kind == "product"]
+
     def _observe(self, model: ir.Model, found: Placement, context: Context) -> Statistics:
+        requests = {str(found.origin(value).name): [Histogram()] for value in found.values}
+        products = [node for node, role in found.joined.items() if role.kind == "product"]
+        means = {str(node.outputs[0].name): [ChannelMean(output_axis(node))] for node in products}
+        known = context.statistics
+        if known is not None and known.covers(requests) and known.covers(means):
+            return known
         data = context.data
         if data is None:
             data = CalibrationData.random(model, context.seed, RANDOM_SAMPLES, vary=True).for_model(model)
             text = "the ranges of activations are those of random feeds, not for accuracy: give data"
             context.events(Event("warning", {"text": text}))
-        requests = {str(found.origin(value).name): [Histogram()] for value in found.values}
         statistics = collect(model, data, requests, events=context.events)
-        products = [node for node, role in found.joined.items() if role.kind == "product"]
-        means = {str(node.outputs[0].name): [ChannelMean(output_axis(node))] for node in products}
-        seen = collect(model, data.take(SAMPLES), means)
-        for node in products:
-            remember(node, seen.get(str(node.outputs[0].name), ChannelMean).mean)
+        statistics.add(collect(model, data.take(SAMPLES), means))
         return statistics
 
     def _affines(
