@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .errors import GraphoptError
+from .integers import ANY, OPENVINO, ORT_CPU, TENSORRT, Integers
 from .local import processor, profile_folder
 from .profile import UNMEASURED, Point, Profile, operator_of
 
@@ -54,6 +55,7 @@ class Target:
         lacks: operators of these sets that it does not run.
         forms: operator forms this runtime is known to run faster than what they stand for.
         profile: what was measured of it.
+        integers: what it computes on integers.
         pipeline: recipe text by phase; the phases are ``PHASES``, in that order.
         notes: what is to be said of the profile, for whoever chose the target.
     """
@@ -69,6 +71,7 @@ class Target:
     lacks: frozenset[str] = frozenset()
     forms: frozenset[str] = frozenset()
     profile: Profile = UNMEASURED
+    integers: Integers = ANY
     pipeline: Mapping[str, str] = field(default_factory=lambda: dict(_PIPELINE))
     notes: tuple[str, ...] = ()
 
@@ -151,6 +154,7 @@ _PRESETS = (
         disabled_optimizers=_CPU_DISABLED,
         domains=_MICROSOFT,
         forms=frozenset({"HardSigmoid"}),
+        integers=ORT_CPU,
         pipeline=_CPU_PIPELINE,
     ),
     Target(
@@ -158,6 +162,7 @@ _PRESETS = (
         "OpenVINO's provider in ONNX Runtime on x86",
         architecture="x86-64",
         provider="OpenVINOExecutionProvider",
+        integers=OPENVINO,
         forms=frozenset({"HardSwish"}),
     ),
     Target(
@@ -167,6 +172,7 @@ _PRESETS = (
         disabled_optimizers=_CPU_DISABLED,
         domains=_MICROSOFT,
         forms=frozenset({"HardSigmoid"}),
+        integers=ORT_CPU,
         pipeline=_CPU_PIPELINE,
     ),
     Target("coreml", "ONNX Runtime's CoreML provider", architecture="arm64", provider="CoreMLExecutionProvider"),
@@ -185,6 +191,7 @@ _PRESETS = (
         "ONNX Runtime's TensorRT provider",
         architecture="cuda",
         provider="TensorrtExecutionProvider",
+        integers=TENSORRT,
         forms=frozenset({"Gemm", "Float8"}),
     ),
 )

@@ -1,5 +1,21 @@
-"""Data to calibrate with: named feeds, re-iterable and hashed."""
+"""Data to calibrate with, and what is learnt of a model's tensors by running it on them."""
 
+from .collect import collect
 from .data import CalibrationData
+from .observers import ChannelMean, ChannelRange, Gram, Histogram, MovingRange, Observer, Range
+from .ranges import find_range
+from .statistics import Statistics
 
-__all__ = ["CalibrationData"]
+__all__ = [
+    "CalibrationData",
+    "ChannelMean",
+    "ChannelRange",
+    "Gram",
+    "Histogram",
+    "MovingRange",
+    "Observer",
+    "Range",
+    "Statistics",
+    "collect",
+    "find_range",
+]

@@ -55,6 +55,7 @@ class Session:
         config: session configuration entries (``session.*`` keys).
         disabled_optimizers: graph transformers of ONNX Runtime to leave out, by name.
         outputs: tensors of the main graph to give out instead of the model's outputs.
+        written: where ONNX Runtime is to write the graph that it really runs; with ``optimized`` only.
         evaluator: who computes. ``auto`` is ONNX Runtime, or, where it has no kernel, ``onnx.reference``;
             that only without optimisations and on the CPU provider. Either name asks for that one.
 
@@ -78,6 +79,7 @@ class Session:
         config: Mapping[str, str] | None = None,
         disabled_optimizers: Collection[str] = (),
         outputs: Sequence[str] | None = None,
+        written: Path | None = None,
         evaluator: Evaluator = "auto",
     ) -> None:
         self._source = model if isinstance(model, Loadable) else Loadable(model)
@@ -101,6 +103,7 @@ class Session:
                 dict(provider_options or {}),
                 dict(config or {}),
                 set(disabled_optimizers),
+                written,
             )
         except _RuntimeFailure as failure:
             if not (self._may_refer and failure.no_kernel and self._refer()):
@@ -193,10 +196,13 @@ def _open(
     provider_options: dict[str, Any],
     config: dict[str, str],
     disabled: set[str],
+    written: Path | None = None,
 ) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if written is not None:
+        options.optimized_model_filepath = str(written)
     options.log_severity_level = 4  # failures come back as exceptions; the log would only repeat them on stderr
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..calibrate.data import CalibrationData
+from ..calibrate.statistics import Statistics
 from ..events import Events, silent
 from ..execute.compare import Tolerance
 from ..target import Target, targets
@@ -21,6 +22,7 @@ class Context:
         seed: of everything random.
         tolerance: overrides the tolerance that verification derives from element type and depth.
         events: hears what happens.
+        statistics: what was observed on the data already; a pass that needs more observes it itself.
     """
 
     target: Target = field(default_factory=lambda: targets()["onnx"])
@@ -28,3 +30,4 @@ class Context:
     seed: int = 0
     tolerance: Tolerance | None = None
     events: Events = silent
+    statistics: Statistics | None = None

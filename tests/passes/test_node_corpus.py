@@ -29,6 +29,7 @@ ON_REQUEST = (
     "approximate-gelu, convert-precision",
     "insert-fp8-qdq",
     "pack-channels{block=4}",
+    "convert-opset{at_least=13}, insert-qdq, correct-bias",
 )
 
 # These two feed vectors of one element to Range, which wants scalars. ONNX Runtime runs them because the rank hides

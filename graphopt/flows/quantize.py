@@ -1,0 +1,272 @@
+"""Quantising: a model and data in, an integer model out that is held to a stated quality, each site accounted for.
+
+1. Prepare in floats, proven: the target's own pipeline, and the rewrites that make a model easier to quantise.
+2. Observe its tensors on the data, once.
+3. Quantise by the scheme's recipe; judge on data that were not calibrated on.
+4. Where the result is not good enough, measure what each site costs, and leave the fewest in float that mend it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ..calibrate import CalibrationData
+from ..errors import GraphoptError
+from ..events import Event, Events, silent
+from ..ir import copy_model, history, infer, load, save
+from ..passes.quantize.insert_qdq import InsertQdq
+from ..pipeline import Context, Outcomes, PassManager, Recipe
+from ..target import Target, find_target
+from .feeding import refuse_nan
+from .places import refuse_overwriting, refuse_unwritable
+from .quality import Judge, Metric, Quality
+from .sensitivity import Sensitivity, fewest_floats, sensitivities
+from .stats import ModelStats, stats
+
+SCHEMES = {"w8a8": "insert-qdq, correct-bias"}
+"""Recipe text by scheme."""
+
+_SEVERAL = 6  # samples for the sensitivity of a site
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with a model.
+
+    Attributes:
+        scheme: one of ``SCHEMES``.
+        recipe: recipe text to run instead; the quality is held by the ``keep`` of its ``insert-qdq``.
+        target: a target's name.
+        data: to calibrate on.
+        evaluation: to judge on; without it the calibration data, which flatter.
+        metric: the user's score.
+        max_drop: how much of the score may be lost, as a share (0.01 is 1 %); needs a metric.
+        min_sqnr_db: how far the error of each output must stay below the output; None asks only that nothing collapses.
+        threads: threads within an operator while calibrating and judging; 0 is all.
+        seed: of everything random.
+        events: hears what happens.
+    """
+
+    scheme: str = "w8a8"
+    recipe: str | None = None
+    target: str = "x86-64"
+    data: CalibrationData | None = None
+    evaluation: CalibrationData | None = None
+    metric: Metric | None = None
+    max_drop: float | None = None
+    min_sqnr_db: float | None = None
+    threads: int = 0
+    seed: int = 0
+    events: Events = field(default=silent, repr=False)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What came of it.
+
+    Attributes:
+        model: the quantised model.
+        recipe: what made it, from the model that was given.
+        target: for which place.
+        prepared, outcomes: the accounts of the float preparation and of the quantisation.
+        quality: beside the original.
+        kept: first outputs of the products that stayed float for the sake of the quality.
+        sites: what each product costs, where that was measured.
+        before, after: node, operator, parameter and byte counts.
+        judged_on: in words.
+    """
+
+    model: ir.Model
+    recipe: Recipe
+    target: Target
+    prepared: Outcomes
+    outcomes: Outcomes
+    quality: Quality
+    kept: tuple[str, ...]
+    sites: tuple[Sensitivity, ...]
+    before: ModelStats
+    after: ModelStats
+    judged_on: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``result`` event of ``graphopt quantize --json``."""
+        return {
+            "recipe": str(self.recipe),
+            "target": self.target.name,
+            "quality": self.quality.as_json(),
+            "judged_on": self.judged_on,
+            "kept": list(self.kept),
+            "sites": [site.as_json() for site in self.sites],
+            "before": self.before.as_json(),
+            "after": self.after.as_json(),
+        }
+
+
+def quantize(
+    source: Path | str | ir.Model, output: Path | str | None = None, request: Request | None = None
+) -> Quantized:
+    """Quantise a model, hold the result to the quality that was asked for, and write it.
+
+    Args:
+        source: the path of a model, or a model in memory; neither is touched.
+        output: where to write the result; None writes nothing.
+        request: scheme, data, quality and so on.
+
+    Raises:
+        GraphoptError: no data; the data do not fit; the model is invalid; or no choice of sites reaches the quality:
+            the error says the best one found. Nothing is written then.
+    """
+    request = request or Request()
+    _refuse_contradictions(request)
+    if request.data is None:
+        raise GraphoptError(
+            "there is no data to calibrate on", "graphopt quantize", "--data FOLDER: some real inputs", usage=True
+        )
+    path = None if isinstance(source, ir.Model) else Path(source)
+    if output is not None:
+        refuse_unwritable(Path(output))
+        if path is not None:
+            refuse_overwriting(path, Path(output))
+    original = source if isinstance(source, ir.Model) else load(source)
+    before = stats(original)
+    data = request.data.for_model(original)
+    refuse_nan(data)
+    evaluation = request.evaluation.for_model(original) if request.evaluation is not None else data
+    work = _Work(original, data, evaluation, request)
+    result = work.run(before)
+    history.record(result.model, f"quantize --target {result.target.name} --recipe '{result.recipe}'")
+    if output is not None:
+        request.events(Event("progress", {"stage": "writing", "path": str(output)}))
+        save(result.model, Path(output))
+    return result
+
+
+def _refuse_contradictions(request: Request) -> None:
+    if request.scheme not in SCHEMES:
+        hint = f"one of {', '.join(SCHEMES)}"
+        raise GraphoptError(f"there is no scheme '{request.scheme}'", "--scheme", hint, usage=True)
+    if request.max_drop is not None and request.metric is None:
+        hint = "--metric module:function gives it; --min-sqnr needs none"
+        raise GraphoptError("a drop of what? there is no metric", "--max-drop", hint, usage=True)
+
+
+class _Work:
+    """One call of ``quantize``."""
+
+    def __init__(
+        self, original: ir.Model, data: CalibrationData, evaluation: CalibrationData, request: Request
+    ) -> None:
+        self._request = request
+        self._events = request.events
+        self._target = find_target(request.target)
+        self._judge = Judge(original, evaluation, request.metric, threads=request.threads, events=request.events)
+        self._judged_on = f"{len(evaluation)} samples of {evaluation.where}"
+        if request.evaluation is None:
+            self._judged_on += ", which it was calibrated on"
+        self._context = Context(target=self._target, data=data, seed=request.seed, events=request.events)
+        recipe = Recipe.read(request.recipe if request.recipe is not None else SCHEMES[request.scheme])
+        start = next((at for at, step in enumerate(recipe.passes) if isinstance(step, InsertQdq)), len(recipe.passes))
+        self._preparation = Recipe((*Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
+        self._steps = Recipe(recipe.passes[start:])
+        self._float, self._prepared = PassManager(self._preparation).run(original, self._context)
+        infer(self._float)
+        first = self._steps.passes[0] if self._steps.passes else None
+        self._insert = first if isinstance(first, InsertQdq) else None
+        if self._insert is not None:
+            statistics = self._insert.observe(self._float, self._context)
+            self._context = replace(self._context, statistics=statistics)
+
+    def run(self, before: ModelStats) -> Quantized:
+        """Quantise everything; if that is not good enough, look for the fewest sites to leave float."""
+        model, outcomes, quality = self._attempt(())
+        kept: tuple[str, ...] = ()
+        sites: list[Sensitivity] = []
+        if not self._accepts(quality):
+            if self._insert is None:
+                raise self._failure(quality, "the recipe has no insert-qdq whose sites could stay float")
+            sites = self._sensitivities(self._insert)
+            attempts: dict[tuple[str, ...], tuple[ir.Model, Outcomes, Quality]] = {(): (model, outcomes, quality)}
+
+            def accepted(names: tuple[str, ...]) -> bool:
+                if names not in attempts:
+                    attempts[names] = self._attempt(names)
+                return self._accepts(attempts[names][2])
+
+            found = fewest_floats(sites, accepted)
+            if found is None:
+                best = max((item[2] for item in attempts.values()), key=lambda item: item.sqnr_db)
+                raise self._failure(best, "not even with every product in float32: it is lost in what surrounds them")
+            kept = found
+            model, outcomes, quality = attempts[kept]
+        recipe = Recipe((*self._preparation.passes, *self._recipe(kept).passes))
+        return Quantized(
+            model,
+            recipe,
+            self._target,
+            self._prepared,
+            outcomes,
+            quality,
+            kept,
+            tuple(sites),
+            before,
+            stats(model),
+            self._judged_on,
+        )
+
+    def _recipe(self, kept: tuple[str, ...]) -> Recipe:
+        return Recipe(
+            tuple(
+                replace(step, keep=(*step.keep, *kept)) if isinstance(step, InsertQdq) else step
+                for step in self._steps.passes
+            )
+        )
+
+    def _attempt(self, kept: tuple[str, ...]) -> tuple[ir.Model, Outcomes, Quality]:
+        what = f"with {len(kept)} products in float32" if kept else "with every product on integers"
+        self._events(Event("progress", {"stage": f"quantising {what}"}))
+        manager = PassManager(self._recipe(kept), verify="off")
+        model, outcomes = manager.run(self._float, self._context)
+        quality = self._judge.quality(model)
+        self._events(Event("attempt", {"kept": len(kept), **quality.as_json()}))
+        return model, outcomes, quality
+
+    def _sensitivities(self, insert: InsertQdq) -> list[Sensitivity]:
+        products = insert.products(self._float, self._context)
+        names = [str(node.outputs[0].name) for node in products]
+        context = replace(self._context, events=silent)
+        assert context.data is not None
+        judge = Judge(self._float, context.data.take(_SEVERAL), threads=self._request.threads)
+
+        def alone(name: str) -> Quality:
+            others = tuple(other for other in names if other != name)
+            one = replace(insert, keep=(*insert.keep, *others))
+            model, _ = PassManager(one, verify="off").run(copy_model(self._float), context)
+            return judge.quality(model)
+
+        return sensitivities(products, alone, self._events)
+
+    def _accepts(self, quality: Quality) -> bool:
+        request = self._request
+        if quality.collapsed:
+            return False
+        if request.min_sqnr_db is not None and quality.sqnr_db < request.min_sqnr_db:
+            return False
+        return request.max_drop is None or (quality.drop is not None and quality.drop <= request.max_drop)
+
+    def _failure(self, quality: Quality, why: str) -> GraphoptError:
+        asked: list[str] = []
+        if self._request.min_sqnr_db is not None:
+            asked.append(f"{self._request.min_sqnr_db:g} dB")
+        if self._request.max_drop is not None:
+            asked.append(f"a drop of at most {self._request.max_drop:.2%}")
+        best = f"{quality.sqnr_db:.1f} dB" + (f", a drop of {quality.drop:.2%}" if quality.drop is not None else "")
+        wanted = " and ".join(asked) or "no output to collapse"
+        return GraphoptError(
+            f"the quality was not reached: asked for {wanted}, the best found is {best}",
+            why,
+            "ask for less, give more data, or try another scheme",
+        )

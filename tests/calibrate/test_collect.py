@@ -1,0 +1,104 @@
+"""Collecting: the right numbers, in groups, from shards, from a cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from graphopt.calibrate import CalibrationData, ChannelRange, Histogram, Range, Statistics, collect
+from graphopt.errors import GraphoptError
+from graphopt.events import Event
+
+MODEL = ir.from_onnx_text(
+    """<ir_version: 8, opset_import: ["": 17]> g (float[n,3] x, int64[n] k) => (float[n,3] z, int64[n] m)
+    { y = Relu(x)  z = Exp(y)  m = Add(k, k) }"""
+)
+
+
+def data(count: int = 3, seed: int = 0) -> CalibrationData:
+    rng = np.random.default_rng(seed)
+    samples = [{"x": rng.normal(size=(2, 3)).astype(np.float32), "k": np.zeros(2, np.int64)} for _ in range(count)]
+    return CalibrationData.open(samples).for_model(MODEL)
+
+
+def everything(name: str, source: CalibrationData) -> np.ndarray:
+    x = np.concatenate([sample["x"] for sample in source])
+    return {"x": x, "y": np.maximum(x, 0), "z": np.exp(np.maximum(x, 0))}[name]
+
+
+def test_inputs_inner_tensors_and_outputs_are_observed():
+    source = data()
+    found = collect(MODEL, source, {name: [Range(), Histogram()] for name in "xyz"})
+    for name in "xyz":
+        truth = everything(name, source)
+        seen = found.get(name, Range)
+        assert (seen.low, seen.high) == pytest.approx((truth.min(), truth.max()))
+        assert found.get(name, Histogram).counts.sum() == truth.size
+    assert found.samples == 3
+    assert not found.synthetic
+
+
+def test_ranges_alone_are_computed_in_the_graph_and_are_the_same():
+    source = data()
+    reduced = collect(MODEL, source, {"y": [Range()], "z": [Range()]})
+    whole = collect(MODEL, source, {"y": [Range(), Histogram()], "z": [Range(), Histogram()]})
+    for name in "yz":
+        left, right = reduced.get(name, Range), whole.get(name, Range)
+        assert (left.low, left.high) == (right.low, right.high)
+
+
+def test_infinities_show_though_only_the_range_is_asked_for():
+    source = CalibrationData.open([{"x": np.full((1, 3), 200, np.float32), "k": np.zeros(1, np.int64)}]).for_model(
+        MODEL
+    )
+    assert collect(MODEL, source, {"z": [Range()]}).get("z", Range).broken
+    assert not collect(MODEL, source, {"y": [Range()]}).get("y", Range).broken
+
+
+def test_groups_that_fit_into_memory_give_the_same():
+    source, names = data(), {name: [Histogram()] for name in "yz"}
+    small = collect(MODEL, source, {name: [Histogram()] for name in "yz"}, memory_bytes=1)
+    large = collect(MODEL, source, names)
+    for name in "yz":
+        np.testing.assert_array_equal(small.get(name, Histogram).counts, large.get(name, Histogram).counts)
+
+
+def test_shards_merge_to_the_whole(tmp_path: Path):
+    source = data(4)
+    samples = list(source)
+    parts = [CalibrationData.open(samples[:1]).for_model(MODEL), CalibrationData.open(samples[1:]).for_model(MODEL)]
+    found = [collect(MODEL, part, {"z": [Histogram(), ChannelRange(1)]}) for part in parts]
+    found[1].save(tmp_path / "shard.npz")
+    found[0].merge(Statistics.load(tmp_path / "shard.npz"))
+    whole = collect(MODEL, source, {"z": [Histogram(), ChannelRange(1)]})
+    np.testing.assert_array_equal(found[0].get("z", Histogram).counts, whole.get("z", Histogram).counts)
+    np.testing.assert_array_equal(found[0].get("z", ChannelRange, 1).high, whole.get("z", ChannelRange, 1).high)
+    assert found[0].samples == 4
+
+
+def test_what_was_collected_before_is_found_by_its_digest(tmp_path: Path):
+    events: list[Event] = []
+    first = collect(MODEL, data(), {"y": [Range()]}, cache=tmp_path)
+    again = collect(MODEL, data(), {"y": [Range()]}, cache=tmp_path, events=events.append)
+    assert again.get("y", Range) == first.get("y", Range)
+    assert [event.kind for event in events] == ["note"]
+    for other in (data(seed=1), data(2)):
+        events.clear()
+        collect(MODEL, other, {"y": [Range()]}, cache=tmp_path, events=events.append)
+        assert {event.kind for event in events} == {"progress"}
+
+
+def test_integers_and_unknown_names_are_refused():
+    with pytest.raises(GraphoptError, match="only float tensors"):
+        collect(MODEL, data(), {"m": [Range()]})
+    with pytest.raises(GraphoptError, match="no tensor 'q'"):
+        collect(MODEL, data(), {"q": [Range()]})
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path):
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(GraphoptError, match="no statistics"):
+        Statistics.load(tmp_path / "other.npz")
