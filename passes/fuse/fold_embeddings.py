@@ -56,8 +56,8 @@ def _is_one_row(match: Match) -> str | None:
     number = _everywhere(match["i"])
     if number is None:
         raise Refused("its indices are not known to be all the same")
-    rows = (gir.dims(match["t"]) or (0,))[0]
-    assert isinstance(rows, int)
+    table = gir.constant(match["t"])
+    rows = table.shape.numpy()[0] if table is not None and len(table.shape) else 0
     return None if -rows <= number < rows else f"index {number} is outside of the table"
 
 
