@@ -24,10 +24,10 @@ from graphopt.ir.activations import Schedule
 
 from ._parts import Ordering, cuts
 
-MAX_EFFORT = 4_000_000
+MAX_EFFORT = 1_000_000
 """Of all exact searches in a graph: ready nodes looked at, times ready nodes beside them."""
 
-EXACT_EFFORT = 400_000
+EXACT_EFFORT = 100_000
 """Of one of them."""
 
 RESTARTS = 8
@@ -36,7 +36,7 @@ SMALL = 2_000
 
 _POLISHED = 3
 _WINDOWS = (12, 24, 48)
-_WINDOW_EFFORT = 40_000
+_WINDOW_EFFORT = 10_000
 
 
 @dataclass
