@@ -14,14 +14,19 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..backends.onnxruntime import session_settings
 from ..calibrate import CalibrationData
 from ..errors import GraphoptError
 from ..events import Event, Events, silent
+from ..execute.measure import Candidate, Measurement, measure
+from ..execute.session import CPU
 from ..ir import copy_model, history, infer, load, save
 from ..passes.quantize.insert_qdq import InsertQdq
 from ..pipeline import Context, Outcomes, PassManager, Recipe
-from ..target import Target, find_target
+from ..target import Target, find_target, host
+from .calibration import calibration_data, opset_first, refuse_no_data, refuse_nothing, statistics_folder, tell_doubts
 from .feeding import refuse_nan
+from .fused import Fused, fused
 from .places import refuse_overwriting, refuse_unwritable
 from .quality import Judge, Metric, Quality
 from .sensitivity import Sensitivity, fewest_floats, sensitivities
@@ -42,11 +47,14 @@ class Request:
         recipe: recipe text to run instead; the quality is held by the ``keep`` of its ``insert-qdq``.
         target: a target's name.
         data: to calibrate on.
+        data_free: where there are no data, make inputs up from the model; not for accuracy.
+        reuse: keep what was observed of tensors in the cache folder, and use it again for the same model and data.
         evaluation: to judge on; without it the calibration data, which flatter.
         metric: the user's score.
         max_drop: how much of the score may be lost, as a share (0.01 is 1 %); needs a metric.
         min_sqnr_db: how far the error of each output must stay below the output; None asks only that nothing collapses.
         threads: threads within an operator while calibrating and judging; 0 is all.
+        seconds: how long to measure the latency of either side, at least; 0 measures none.
         seed: of everything random.
         events: hears what happens.
     """
@@ -55,11 +63,14 @@ class Request:
     recipe: str | None = None
     target: str = "x86-64"
     data: CalibrationData | None = None
+    data_free: bool = False
+    reuse: bool = True
     evaluation: CalibrationData | None = None
     metric: Metric | None = None
     max_drop: float | None = None
     min_sqnr_db: float | None = None
     threads: int = 0
+    seconds: float = 1.0
     seed: int = 0
     events: Events = field(default=silent, repr=False)
 
@@ -76,6 +87,8 @@ class Quantized:
         quality: beside the original.
         kept: first outputs of the products that stayed float for the sake of the quality.
         sites: what each product costs, where that was measured.
+        fused: what the target's runtime makes of the result; None where it cannot be looked at here.
+        measured: its latency beside the original's; None where the target is not this machine.
         before, after: node, operator, parameter and byte counts.
         judged_on: in words.
     """
@@ -88,6 +101,8 @@ class Quantized:
     quality: Quality
     kept: tuple[str, ...]
     sites: tuple[Sensitivity, ...]
+    fused: Fused | None
+    measured: Measurement | None
     before: ModelStats
     after: ModelStats
     judged_on: str
@@ -101,6 +116,8 @@ class Quantized:
             "judged_on": self.judged_on,
             "kept": list(self.kept),
             "sites": [site.as_json() for site in self.sites],
+            "fused": self.fused.as_json() if self.fused is not None else None,
+            "measured": self.measured.as_json() if self.measured is not None else None,
             "before": self.before.as_json(),
             "after": self.after.as_json(),
         }
@@ -122,10 +139,7 @@ def quantize(
     """
     request = request or Request()
     _refuse_contradictions(request)
-    if request.data is None:
-        raise GraphoptError(
-            "there is no data to calibrate on", "graphopt quantize", "--data FOLDER: some real inputs", usage=True
-        )
+    refuse_no_data(request.data, data_free=request.data_free)
     path = None if isinstance(source, ir.Model) else Path(source)
     if output is not None:
         refuse_unwritable(Path(output))
@@ -133,9 +147,16 @@ def quantize(
             refuse_overwriting(path, Path(output))
     original = source if isinstance(source, ir.Model) else load(source)
     before = stats(original)
-    data = request.data.for_model(original)
-    refuse_nan(data)
+    data = calibration_data(
+        original,
+        request.data,
+        data_free=request.data_free,
+        seed=request.seed,
+        threads=request.threads,
+        events=request.events,
+    )
     evaluation = request.evaluation.for_model(original) if request.evaluation is not None else data
+    refuse_nan(evaluation)
     work = _Work(original, data, evaluation, request)
     result = work.run(before)
     history.record(result.model, f"quantize --target {result.target.name} --recipe '{result.recipe}'")
@@ -160,6 +181,7 @@ class _Work:
     def __init__(
         self, original: ir.Model, data: CalibrationData, evaluation: CalibrationData, request: Request
     ) -> None:
+        self._original = original
         self._request = request
         self._events = request.events
         self._target = find_target(request.target)
@@ -167,10 +189,17 @@ class _Work:
         self._judged_on = f"{len(evaluation)} samples of {evaluation.where}"
         if request.evaluation is None:
             self._judged_on += ", which it was calibrated on"
-        self._context = Context(target=self._target, data=data, seed=request.seed, events=request.events)
+        self._context = Context(
+            target=self._target,
+            data=data,
+            seed=request.seed,
+            events=request.events,
+            cache=statistics_folder(request.reuse),
+        )
         recipe = Recipe.read(request.recipe if request.recipe is not None else SCHEMES[request.scheme])
         start = next((at for at, step in enumerate(recipe.passes) if isinstance(step, InsertQdq)), len(recipe.passes))
-        self._preparation = Recipe((*Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
+        raised = opset_first(original, recipe.passes)
+        self._preparation = Recipe((*raised, *Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
         self._steps = Recipe(recipe.passes[start:])
         self._float, self._prepared = PassManager(self._preparation).run(original, self._context)
         infer(self._float)
@@ -178,6 +207,7 @@ class _Work:
         self._insert = first if isinstance(first, InsertQdq) else None
         if self._insert is not None:
             statistics = self._insert.observe(self._float, self._context)
+            tell_doubts(statistics, self._events)
             self._context = replace(self._context, statistics=statistics)
 
     def run(self, before: ModelStats) -> Quantized:
@@ -197,9 +227,10 @@ class _Work:
                 return self._accepts(attempts[names][2])
 
             found = fewest_floats(sites, accepted)
-            if found is None:
-                best = max((item[2] for item in attempts.values()), key=lambda item: item.sqnr_db)
-                raise self._failure(best, "not even with every product in float32: it is lost in what surrounds them")
+            if found is None or len(found) == len(sites):
+                tried = [item[2] for names, item in attempts.items() if len(names) < len(sites)]
+                best = max(tried, key=lambda item: item.sqnr_db)
+                raise self._failure(best, "not with a single product on integers")
             kept = found
             model, outcomes, quality = attempts[kept]
         recipe = Recipe((*self._preparation.passes, *self._recipe(kept).passes))
@@ -212,10 +243,25 @@ class _Work:
             quality,
             kept,
             tuple(sites),
+            self._fused(model),
+            self._measured(model),
             before,
             stats(model),
             self._judged_on,
         )
+
+    def _fused(self, model: ir.Model) -> Fused | None:
+        return fused(model, self._target) if self._target.provider == CPU else None
+
+    def _measured(self, model: ir.Model) -> Measurement | None:
+        """The latency beside the original's, each as the target's runtime runs it."""
+        if self._request.seconds <= 0 or self._target.name != host().name:
+            return None
+        self._events(Event("progress", {"stage": "measuring the latency"}))
+        settings = session_settings(self._target)
+        pair = [Candidate("original", self._original, **settings), Candidate("quantised", model, **settings)]
+        assert self._context.data is not None
+        return measure(pair, self._context.data.take(2), min_seconds=self._request.seconds, seed=self._request.seed)[1]
 
     def _recipe(self, kept: tuple[str, ...]) -> Recipe:
         return Recipe(
@@ -230,6 +276,8 @@ class _Work:
         self._events(Event("progress", {"stage": f"quantising {what}"}))
         manager = PassManager(self._recipe(kept), verify="off")
         model, outcomes = manager.run(self._float, self._context)
+        if not kept:
+            refuse_nothing(outcomes)
         quality = self._judge.quality(model)
         self._events(Event("attempt", {"kept": len(kept), **quality.as_json()}))
         return model, outcomes, quality
