@@ -76,6 +76,13 @@ def quantize(
     explain: Annotated[
         bool, typer.Option("--explain", metavar="", help="Say of every product what became of it, and why.")
     ] = False,
+    data_free: Annotated[
+        bool,
+        typer.Option("--data-free", metavar="", help="Without --data, make inputs up; not for accuracy."),
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", metavar="", help="Observe anew, whatever earlier runs have kept.")
+    ] = False,
     threads: ThreadsOption = 0,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -98,6 +105,8 @@ def quantize(
                 target=target,
                 data=_scaled(open_data(data), scales),
                 evaluation=_scaled(open_data(evaluation), scales),
+                data_free=data_free,
+                reuse=not fresh,
                 metric=find_metric(metric) if metric is not None else None,
                 max_drop=_share(max_drop) if max_drop is not None else None,
                 min_sqnr_db=min_sqnr,

@@ -17,10 +17,17 @@ from ..calibrate.doubts import doubts, survey
 from ..calibrate.synthesize import normalizations
 from ..errors import GraphoptError
 from ..events import Event, Events, silent
+from ..ir import convert_opset, copy_model, nodes
 from ..local import cache_folder
 from ..passes.legalize.convert_opset import ConvertOpset
 from ..passes.quantize.insert_qdq import InsertQdq
 from ..pipeline import Fidelity, Outcomes, Pass
+
+_QUANTISED = frozenset(
+    ("DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+)
+
+_OPSET = 13  # gradients are written in it, or a later one
 
 SYNTHESIZED = 8
 """Samples that are made up."""
@@ -74,6 +81,10 @@ def made_up(
     reason = ""
     if normalizations(model):
         try:
+            if model.opset_imports.get("", _OPSET) < _OPSET:
+                newer = copy_model(model)
+                convert_opset(newer, _OPSET)
+                model = newer
             return CalibrationData.synthesize(model, count, seed, threads=threads, events=events)
         except GraphoptError as error:
             reason = error.what
@@ -93,24 +104,29 @@ def opset_first(model: ir.Model, steps: Iterable[Pass]) -> list[Pass]:
     return [ConvertOpset(at_least=needed)] if inserts and 0 < model.opset_imports.get("", 0) < needed else []
 
 
-def refuse_nothing(outcomes: Outcomes) -> None:
+def refuse_nothing(model: ir.Model, outcomes: Outcomes) -> None:
     """A model that is none the smaller or quicker is not called quantised.
 
+    Args:
+        model: the model that was to be quantised.
+        outcomes: of the quantisation.
+
     Raises:
-        GraphoptError: no pass that gives up accuracy changed anything; with the most frequent reasons.
+        GraphoptError: no codes were put anywhere; with the most frequent reasons.
     """
     lossy = [item for item in outcomes if item.applied.fidelity is Fidelity.LOSSY]
-    if any(item.changed for item in lossy):
+    placing = [item for item in lossy if isinstance(item.applied, InsertQdq)] or lossy
+    if any(item.changed for item in placing):
         return
-    reasons = Counter(text.removeprefix("kept float32: ") for item in lossy for _, text in item.kept)
+    reasons = Counter(text.removeprefix("kept float32: ") for item in placing for _, text in item.kept)
     listed = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in reasons.most_common(3)]
-    listed += [item.failed for item in lossy if item.failed]
-    taken = any("quantised already" in reason for reason in reasons)
-    raise GraphoptError(
-        "nothing could be quantised",
-        "; ".join(listed) or "the model has no products with weights",
-        "give the model as it was before it was quantised" if taken else "`graphopt inspect` shows what it consists of",
-    )
+    listed += [item.failed for item in placing if item.failed]
+    hint = "`graphopt inspect` shows what the model consists of"
+    if any(node.op_type in _QUANTISED for node in nodes(model)):
+        listed, hint = ["it is quantised already", *listed], "give the model as it was before it was quantised"
+    elif any("FLOAT16" in reason for reason in reasons):
+        hint = "give the model as it was before it was converted to 16 bits"
+    raise GraphoptError("nothing could be quantised", "; ".join(listed) or "it has no products with weights", hint)
 
 
 def statistics_folder(reuse: bool) -> Path | None:

@@ -22,7 +22,8 @@ from ..execute.measure import Candidate, Measurement, measure
 from ..execute.session import CPU
 from ..ir import copy_model, history, infer, load, save
 from ..passes.quantize.insert_qdq import InsertQdq
-from ..pipeline import Context, Outcomes, PassManager, Recipe
+from ..passes.quantize.quantize_dynamic import QuantizeDynamic
+from ..pipeline import Context, Fidelity, Outcomes, PassManager, Recipe
 from ..target import Target, find_target, host
 from .calibration import calibration_data, opset_first, refuse_no_data, refuse_nothing, statistics_folder, tell_doubts
 from .feeding import refuse_nan
@@ -32,8 +33,18 @@ from .quality import Judge, Metric, Quality
 from .sensitivity import Sensitivity, fewest_floats, sensitivities
 from .stats import ModelStats, stats
 
-SCHEMES = {"w8a8": "insert-qdq, correct-bias"}
+SCHEMES = {
+    "w8a8": "settle-weights, insert-qdq, correct-bias, quantize-embeddings",
+    "w8a8-dynamic": "quantize-dynamic, quantize-embeddings",
+    "w8a16": 'settle-weights, insert-qdq{activations="uint16"}, correct-bias, quantize-embeddings',
+    "w8": "quantize-weights{block=64}, quantize-embeddings",
+    "w4": 'convert-opset{at_least=21}, quantize-weights{bits=4, block=32, symmetric=false, rounding="gptq"}, '
+    "quantize-embeddings",
+}
 """Recipe text by scheme."""
+
+PLACING = (InsertQdq, QuantizeDynamic)
+"""Passes whose sites can be told to stay float."""
 
 _SEVERAL = 6  # samples for the sensitivity of a site
 
@@ -64,7 +75,7 @@ class Request:
     target: str = "x86-64"
     data: CalibrationData | None = None
     data_free: bool = False
-    reuse: bool = True
+    reuse: bool = False
     evaluation: CalibrationData | None = None
     metric: Metric | None = None
     max_drop: float | None = None
@@ -194,19 +205,18 @@ class _Work:
             data=data,
             seed=request.seed,
             events=request.events,
-            cache=statistics_folder(request.reuse),
         )
         recipe = Recipe.read(request.recipe if request.recipe is not None else SCHEMES[request.scheme])
-        start = next((at for at, step in enumerate(recipe.passes) if isinstance(step, InsertQdq)), len(recipe.passes))
+        lossy = (at for at, step in enumerate(recipe.passes) if step.fidelity is Fidelity.LOSSY)
+        start = next(lossy, len(recipe.passes))
         raised = opset_first(original, recipe.passes)
         self._preparation = Recipe((*raised, *Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
         self._steps = Recipe(recipe.passes[start:])
         self._float, self._prepared = PassManager(self._preparation).run(original, self._context)
         infer(self._float)
-        first = self._steps.passes[0] if self._steps.passes else None
-        self._insert = first if isinstance(first, InsertQdq) else None
-        if self._insert is not None:
-            statistics = self._insert.observe(self._float, self._context)
+        self._places = next((step for step in self._steps.passes if isinstance(step, PLACING)), None)
+        if isinstance(self._places, InsertQdq):
+            statistics = self._places.observe(self._float, self._context, statistics_folder(request.reuse))
             tell_doubts(statistics, self._events)
             self._context = replace(self._context, statistics=statistics)
 
@@ -216,9 +226,9 @@ class _Work:
         kept: tuple[str, ...] = ()
         sites: list[Sensitivity] = []
         if not self._accepts(quality):
-            if self._insert is None:
-                raise self._failure(quality, "the recipe has no insert-qdq whose sites could stay float")
-            sites = self._sensitivities(self._insert)
+            if self._places is None:
+                raise self._failure(quality, "the recipe has no pass whose sites could stay float")
+            sites = self._sensitivities(self._places)
             attempts: dict[tuple[str, ...], tuple[ir.Model, Outcomes, Quality]] = {(): (model, outcomes, quality)}
 
             def accepted(names: tuple[str, ...]) -> bool:
@@ -266,7 +276,7 @@ class _Work:
     def _recipe(self, kept: tuple[str, ...]) -> Recipe:
         return Recipe(
             tuple(
-                replace(step, keep=(*step.keep, *kept)) if isinstance(step, InsertQdq) else step
+                replace(step, keep=(*step.keep, *kept)) if isinstance(step, PLACING) else step
                 for step in self._steps.passes
             )
         )
@@ -277,13 +287,13 @@ class _Work:
         manager = PassManager(self._recipe(kept), verify="off")
         model, outcomes = manager.run(self._float, self._context)
         if not kept:
-            refuse_nothing(outcomes)
+            refuse_nothing(self._float, outcomes)
         quality = self._judge.quality(model)
         self._events(Event("attempt", {"kept": len(kept), **quality.as_json()}))
         return model, outcomes, quality
 
-    def _sensitivities(self, insert: InsertQdq) -> list[Sensitivity]:
-        products = insert.products(self._float, self._context)
+    def _sensitivities(self, places: InsertQdq | QuantizeDynamic) -> list[Sensitivity]:
+        products = places.products(self._float, self._context)
         names = [str(node.outputs[0].name) for node in products]
         context = replace(self._context, events=silent)
         assert context.data is not None
@@ -291,7 +301,7 @@ class _Work:
 
         def alone(name: str) -> Quality:
             others = tuple(other for other in names if other != name)
-            one = replace(insert, keep=(*insert.keep, *others))
+            one = replace(places, keep=(*places.keep, *others))
             model, _ = PassManager(one, verify="off").run(copy_model(self._float), context)
             return judge.quality(model)
 

@@ -14,7 +14,7 @@ from graphopt.errors import GraphoptError
 from graphopt.execute.session import Session
 from graphopt.flows.fused import fused
 from graphopt.flows.quality import find_metric, output_quality
-from graphopt.flows.quantize import Request, quantize
+from graphopt.flows.quantize import SCHEMES, Request, quantize
 from graphopt.flows.sensitivity import Sensitivity, fewest_floats
 from graphopt.ir import load, save
 from graphopt.target import find_target
@@ -155,3 +155,28 @@ def test_the_runtime_s_graph_tells_which_products_stayed_float():
     assert report.products[2].reason == "its operand is no code"
     assert report.floats == 1
     assert report.integers >= 2
+
+
+def encoder() -> ir.Model:
+    """Looks rows up in a table and multiplies them twice."""
+    text = """<ir_version: 8, opset_import: ["": 17]> g (int64[n,s] ids) => (float[n,s,64] y)
+    { e = Gather(table, ids)  h = MatMul(e, w1)  t = Tanh(h)  k = MatMul(t, w2)  y = Add(k, e) }"""
+    model = ir.from_onnx_text(text)
+    rng = np.random.default_rng(0)
+    used = {value.name: value for node in model.graph for value in node.inputs if value is not None}
+    for name, shape in {"table": (4000, 64), "w1": (64, 512), "w2": (512, 64)}.items():
+        value = used[name]
+        value.const_value = ir.tensor((rng.normal(size=shape) / 8).astype(np.float32), name=name)
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        model.graph.initializers.add(value)
+    return model
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_makes_the_model_smaller_and_keeps_its_meaning(scheme: str):
+    rng = np.random.default_rng(0)
+    data = CalibrationData.open([{"ids": rng.integers(0, 4000, (2, 7))} for _ in range(8)])
+    found = quantize(encoder(), None, Request(scheme=scheme, data=data, seconds=0, min_sqnr_db=15.0))
+    assert found.after.bytes < 0.5 * found.before.bytes
+    assert found.quality.sqnr_db > 15
+    assert found.kept == ()
