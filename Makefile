@@ -13,17 +13,19 @@ FROM ?= 1000
 BIN := $(abspath $(VENV))/bin
 TREE := build/tree
 BENCH := $(abspath build/bench/venv)
+QUANTIZERS := $(abspath build/bench/quantizers)
+PEERS ?=
 PUBLISH ?=
 SOURCES := graphopt passes backends models
 METADATA := setup.py setup.cfg pyproject.toml
 PYTHON_FILES = $(shell find $(SOURCES) tests docs benchmarks -name '*.py' -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz coverage lint format types layers bench docs torch clean
+.PHONY: help demo test fuzz coverage lint format types layers bench bench-quantize docs torch clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^## \([a-z]*\): */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^## \([a-z-]*\): */  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 ## demo: optimise, verify and measure a real model, and write the report
 demo: $(VENV)/.installed
@@ -68,6 +70,19 @@ bench: $(BENCH)/.installed
 		$(BENCH)/bin/python benchmarks/$$script $(PUBLISH) || failed=1; \
 	done; exit $$failed
 
+## bench-quantize: graphopt's quantisation beside others' (an hour; tables, no test)
+# PEERS="quark aimet" gives these an environment each, of several GB; where one cannot be made, its rows are left out.
+# ARGS are those of quantize.py: ARGS="--feeds FOLDER" has samples, without which the catalogue's few must do.
+bench-quantize: $(QUANTIZERS)/.installed
+	@for peer in $(PEERS); do \
+		env=$(abspath build/bench)/$$peer; \
+		test -e $$env/.installed && continue; \
+		$(PYTHON) -m venv --clear $$env && $$env/bin/python -m pip install --quiet --disable-pip-version-check \
+			-r benchmarks/requirements-$$peer.txt && touch $$env/.installed || { \
+			rm -rf $$env; echo "make: no environment for $$peer: its rows are left out" >&2; }; \
+	done
+	$(QUANTIZERS)/bin/python benchmarks/quantize.py $(PUBLISH) $(ARGS)
+
 ## docs: write the pass pages from the passes, and run the documentation's examples
 docs: $(VENV)/.tested
 	$(BIN)/python docs/pass_pages.py
@@ -102,6 +117,12 @@ $(BENCH)/.installed: $(METADATA) benchmarks/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say which: make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -e .
+	@touch $@
+
+$(QUANTIZERS)/.installed: $(METADATA) benchmarks/requirements-quantize.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; say which: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(QUANTIZERS)
+	$(QUANTIZERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-quantize.txt -e .
 	@touch $@
 
 # The tree as a user has it: only there are passes, backends and models packages of graphopt.

@@ -3,7 +3,7 @@
 from .collect import collect
 from .data import CalibrationData
 from .observers import ChannelMean, ChannelRange, Gram, Histogram, MovingRange, Observer, Range
-from .ranges import find_range
+from .ranges import find_range, observer_for
 from .statistics import Statistics
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "Statistics",
     "collect",
     "find_range",
+    "observer_for",
 ]

@@ -3,11 +3,12 @@
 Memory is bounded by what one sample's observed tensors weigh, cut into groups of at most ``memory_bytes`` (each group
 goes over the data once), plus what the observers keep. Tensors of which only the range is wanted never leave the
 runtime: ReduceMin, ReduceMax and ReduceSum (NaN and infinities show in the sum) are added to a copy of the graph.
+
+Several processes share the samples, each a run of them; what they observed is merged (``shards``).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from graphopt.errors import GraphoptError
 from graphopt.events import Event, Events, silent
 from graphopt.execute.taps import Taps
 from graphopt.ir import copy_model
-from graphopt.ir.layout import slots
-from graphopt.ir.serial import serialize
 
 from .data import CalibrationData
-from .observers import Observer, Range
+from .kept import digest_of, keep, known
+from .observers import Histogram, MovingRange, Observer, Range
 from .statistics import Statistics
 
 _REDUCIBLE = frozenset((ir.DataType.FLOAT, ir.DataType.DOUBLE))
@@ -40,6 +40,7 @@ def collect(
     memory_bytes: int = 256 << 20,
     optimized: bool = True,
     threads: int = 0,
+    processes: int = 1,
     cache: Path | None = None,
     events: Events = silent,
 ) -> Statistics:
@@ -52,7 +53,10 @@ def collect(
         memory_bytes: what the observed tensors of one run should stay below.
         optimized: with the runtime's optimisations: quicker, and its rounding differs a little.
         threads: threads within an operator; 0 leaves the number to the runtime.
-        cache: a folder where statistics are kept and found again, by the digest of model, data and requests.
+        processes: so many children share the samples; the memory is per child. Data that cannot be sent to another
+            process (a lambda in ``data.map``) are observed in this one.
+        cache: a folder where statistics are kept and found again, by the digest of model, data, requests and the
+            version of the runtime; the latest ``KEPT`` of them.
         events: hears of progress.
 
     Returns:
@@ -62,20 +66,47 @@ def collect(
         GraphoptError: a tensor is not there or is no float tensor, or the model does not run on a sample.
     """
     asked = {name: list(items) for name, items in requests.items() if items}
-    digest = _digest(model, data, asked) if cache is not None else ""
+    digest = digest_of(model, data, asked, optimized) if cache is not None else ""
     kept = cache / f"{digest}.npz" if cache is not None else None
-    if kept is not None and kept.is_file():
-        events(Event("note", {"text": f"statistics of an earlier run are used again: {kept}"}))
-        return Statistics.load(kept)
-    statistics = Statistics(asked, len(data), synthetic=data.synthetic, digest=digest)
+    earlier = known(kept, digest, events)
+    if earlier is not None:
+        return earlier
+    if processes > 1 and len(data) > 1:
+        from .shards import collect_in_shards
+
+        options = {"memory_bytes": memory_bytes, "optimized": optimized, "threads": threads}
+        found = collect_in_shards(model, data, asked, min(processes, len(data)), options, events)
+    else:
+        found = _observe(model, data, asked, memory_bytes, optimized, threads, events)
+    found.digest = digest
+    if kept is not None:
+        keep(found, kept, events)
+    return found
+
+
+def _observe(
+    model: ir.Model,
+    data: CalibrationData,
+    asked: dict[str, list[Observer]],
+    memory_bytes: int,
+    optimized: bool,
+    threads: int,
+    events: Events,
+) -> Statistics:
     inputs = {str(value.name) for value in model.graph.inputs}
     fed = {name: items for name, items in asked.items() if name in inputs}
     run = _Run(model, {name: items for name, items in asked.items() if name not in inputs}, optimized, threads)
     groups = run.groups(data[0], memory_bytes)
     total, done = len(data) * max(len(groups), 1), 0
+    late = len(data) - len(data) // 4 if len(data) >= 4 else len(data)
+    growth: dict[str, float] = {}
     for number, group in enumerate(groups or [[]]):
         session = run.session(group) if group else None
-        for sample in data:
+        of_group = run.observers(group) | (fed if number == 0 else {})
+        before: dict[str, tuple[float, float]] = {}
+        for index, sample in enumerate(data):
+            if index == late:
+                before = {name: ends for name, items in of_group.items() if (ends := _ends(items)) is not None}
             if number == 0:
                 for name, items in fed.items():
                     _see(items, name, sample.get(name))
@@ -83,10 +114,20 @@ def collect(
                 run.see(session.run(sample))
             done += 1
             events(Event("progress", {"stage": "calibrating", "done": done, "total": total}))
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        statistics.save(kept)
-    return statistics
+        growth |= {name: widened(ends, _ends(of_group[name]) or ends) for name, ends in before.items()}
+    return Statistics(asked, len(data), synthetic=data.synthetic, growth=growth)
+
+
+def widened(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """By how much a range grew, as a share of what it was."""
+    if before[0] > before[1] or after == before:
+        return 0.0
+    more, had = (after[1] - after[0]) - (before[1] - before[0]), before[1] - before[0]
+    return more / had if had > 0 else float("inf")
+
+
+def _ends(items: Iterable[Observer]) -> tuple[float, float] | None:
+    return next(((item.low, item.high) for item in items if isinstance(item, (Range, Histogram))), None)
 
 
 class _Run:
@@ -98,7 +139,7 @@ class _Run:
         self._reduced = {
             name: [f"{name}#{operator}" for operator in _REDUCTIONS]
             for name, items in asked.items()
-            if types.get(name) in _REDUCIBLE and all(isinstance(item, Range) for item in items)
+            if types.get(name) in _REDUCIBLE and all(isinstance(item, (Range, MovingRange)) for item in items)
         }
         self._names = {label: name for name, labels in self._reduced.items() for label in labels}
         self._taps = Taps(_with_reductions(model, self._reduced), optimized=optimized, threads=threads)
@@ -121,6 +162,11 @@ class _Run:
 
     def session(self, names: list[str]) -> Any:
         return self._taps.session(names)
+
+    def observers(self, names: Iterable[str]) -> dict[str, list[Observer]]:
+        """Of the tensors behind names to tap."""
+        tensors = dict.fromkeys(self._names.get(name, name) for name in names)
+        return {name: self._asked[name] for name in tensors}
 
     def see(self, found: Mapping[str, Any]) -> None:
         """Hand the values of one run to the observers."""
@@ -156,15 +202,3 @@ def _with_reductions(model: ir.Model, reduced: Mapping[str, list[str]]) -> ir.Mo
             node.outputs[0].name = label
             copy.graph.append(node)
     return copy
-
-
-def _digest(model: ir.Model, data: CalibrationData, asked: Mapping[str, list[Observer]]) -> str:
-    """Of everything that decides what comes out."""
-    total = hashlib.sha256(serialize(model, "")[0].SerializeToString(deterministic=True))
-    for tensor, _ in slots(model):
-        if isinstance(tensor, ir.ExternalTensor):  # the message holds its place only
-            total.update(tensor.tobytes())
-    total.update(data.digest.encode())
-    for name in sorted(asked):
-        total.update(repr((name, sorted(repr(item.key) for item in asked[name]))).encode())
-    return total.hexdigest()

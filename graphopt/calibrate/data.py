@@ -16,8 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.events import Events, silent
 from graphopt.execute.feeds import random_feeds
 from graphopt.execute.signature import Port, checked, signature
+from graphopt.ir import load
 
 from .sources import (
     ArchiveFolder,
@@ -37,8 +39,8 @@ Change = Callable[[Sample], Sample]
 class CalibrationData:
     """Samples: each a mapping from input names to arrays.
 
-    Made by ``open`` (files, folders, iterables) or ``random``. ``for_model`` fits it to a model and is what
-    passes get.
+    Made by ``open`` (files, folders, iterables), ``synthesize`` or ``random``. ``for_model`` fits it to a model and is
+    what passes get.
 
     Attributes:
         synthetic: made up; good for running and comparing, **not for accuracy**.
@@ -94,6 +96,49 @@ class CalibrationData:
         samples = random_feeds(model, seed, count, dims=dims, vary=vary)
         return cls(Memory(samples, f"random feeds, seed {seed}"), synthetic=True)
 
+    @classmethod
+    def synthesize(
+        cls,
+        model: ir.Model | str | Path,
+        count: int = 8,
+        seed: int = 0,
+        *,
+        steps: int | None = None,
+        dims: Mapping[str, int] | None = None,
+        threads: int = 0,
+        events: Events = silent,
+    ) -> CalibrationData:
+        """Feeds made from the model alone: its BatchNormalizations see the means and variances of its training.
+
+        Better than random, worse than real ones (``graphopt.calibrate.synthesize``).
+
+        Args:
+            model: as trained, its BatchNormalizations not folded.
+            count: how many samples.
+            seed: of the noise that they are made of.
+            steps: of the descent.
+            dims: sizes, as for ``random``.
+            threads: of the runtime; 0 leaves it the choice.
+            events: hears of progress.
+
+        Raises:
+            GraphoptError: the model has no BatchNormalization, or no gradient reaches its inputs.
+        """
+        from .synthesize import STEPS, synthesize
+
+        loaded = load(model) if isinstance(model, (str, Path)) else model
+        made = synthesize(
+            loaded,
+            count,
+            seed,
+            steps=STEPS if steps is None else steps,
+            dims=dims,
+            threads=threads,
+            events=events,
+        )
+        where = f"inputs made from {made.layers} BatchNormalizations, seed {seed}"
+        return cls(Memory(made.samples, where), synthetic=True)
+
     def __len__(self) -> int:
         return len(self._source)
 
@@ -121,14 +166,19 @@ class CalibrationData:
         """SHA-256 over all samples: names, types, shapes and elements, in order."""
         total = hashlib.sha256()
         for sample in self:
-            for name in sorted(sample):
-                _digest(total, name, sample[name])
-            total.update(b"\0end of sample")
+            total.update(sample_digest(sample))
         return total.hexdigest()
 
     def take(self, count: int) -> CalibrationData:
         """The first samples only."""
-        return CalibrationData(_First(self._source, count), synthetic=self.synthetic, changes=self._changes)
+        return self.part(0, count)
+
+    def part(self, start: int, stop: int) -> CalibrationData:
+        """Some of the samples, by their numbers."""
+        start = min(max(start, 0), len(self))
+        stop = min(max(stop, start), len(self))
+        part = _Part(self._source, start, stop)
+        return CalibrationData(part, synthetic=self.synthetic, changes=self._changes)
 
     def map(self, change: Change) -> CalibrationData:
         """The data with a function applied to each sample (preprocessing), when it is read."""
@@ -152,18 +202,18 @@ class CalibrationData:
         return fitted
 
 
-class _First:
-    """The first samples of a source."""
+class _Part:
+    """Some of the samples of a source."""
 
-    def __init__(self, source: Source, count: int) -> None:
-        self._source, self._count = source, count
+    def __init__(self, source: Source, start: int, stop: int) -> None:
+        self._source, self._start, self._stop = source, start, stop
         self.where, self.stacked = source.where, source.stacked
 
     def __len__(self) -> int:
-        return min(self._count, len(self._source))
+        return self._stop - self._start
 
     def __getitem__(self, index: int) -> Sample:
-        return self._source[index]
+        return self._source[self._start + index]
 
 
 class _Scale:
@@ -261,6 +311,14 @@ def _from_folder(path: Path) -> Source:
         str(path),
         "expected .npz files, one sample each, or test_data_set_* folders",
     )
+
+
+def sample_digest(sample: Sample) -> bytes:
+    """SHA-256 of a sample: names, types, shapes and elements."""
+    total = hashlib.sha256()
+    for name in sorted(sample):
+        _digest(total, name, sample[name])
+    return total.digest()
 
 
 def _digest(total: Any, name: str, value: Any) -> None:

@@ -1,13 +1,14 @@
 """From what was observed of a tensor to the range that is worth being represented.
 
-    min-max      the whole range
-    percentile   leaves out the given share of numbers, half at either end
-    mse          the clipping with the least mean squared error of rounding and clipping together
-    entropy      the clipping with the least Kullback-Leibler divergence of the rounded from the true distribution
+    min-max         the whole range
+    moving-average  the ends of each sample's range, smoothed over the samples
+    percentile      leaves out the given share of numbers, half at either end
+    mse             the clipping with the least mean squared error of rounding and clipping together
+    entropy         the clipping with the least Kullback-Leibler divergence of the rounded from the true distribution
 
 Sources: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference (2018), section 2 (min-max);
 Migacz, 8-bit inference with TensorRT (GTC 2017), entropy; Banner et al., ACIQ (2019), and Nagel et al., A White Paper
-on Neural Network Quantization (2021), section 3.1 (MSE, percentile).
+on Neural Network Quantization (2021), section 3.1 (MSE, percentile); Jacob et al. (2018), section 3.1 (moving average).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from .observers import Histogram
+from .observers import Histogram, MovingRange
 
-Calibrator = Literal["min-max", "percentile", "mse", "entropy"]
+Calibrator = Literal["min-max", "moving-average", "percentile", "mse", "entropy"]
 
 _Error = Callable[[np.ndarray, np.ndarray, float, float, int], float]
 
@@ -27,8 +28,13 @@ _STEPS = 64
 """Clippings that are tried at each end, from the whole range down to a tenth of it."""
 
 
+def observer_for(calibrator: str) -> Histogram | MovingRange:
+    """A new observer of what a calibrator needs to know."""
+    return MovingRange() if calibrator == "moving-average" else Histogram()
+
+
 def find_range(
-    histogram: Histogram,
+    histogram: Histogram | MovingRange,
     calibrator: Calibrator = "min-max",
     *,
     levels: int = 256,
@@ -38,7 +44,7 @@ def find_range(
     """The range to represent.
 
     Args:
-        histogram: of the tensor.
+        histogram: of the tensor: what ``observer_for`` gives, filled.
         calibrator: how.
         levels: how many numbers will represent the range.
         symmetric: the range will be made symmetric about 0.
@@ -50,6 +56,8 @@ def find_range(
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if not histogram.elements or low > high or low == high == 0.0:
         return 0.0, 0.0
+    if isinstance(histogram, MovingRange):
+        return low, high
     if calibrator == "percentile":
         return _percentile(histogram, percentile, low, high)
     if calibrator == "mse":

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, choices, demo, export, inspect, models, optimize, profile_target, report, verify
+from . import bench, choices, demo, export, inspect, models, optimize, profile_target, quantize, report, verify
 
 __all__ = ["app", "main"]
 
@@ -35,6 +35,7 @@ def options(
 
 
 app.command("optimize")(optimize.optimize)
+app.command("quantize")(quantize.quantize)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)

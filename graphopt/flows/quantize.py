@@ -14,21 +14,37 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ..backends.onnxruntime import session_settings
 from ..calibrate import CalibrationData
 from ..errors import GraphoptError
 from ..events import Event, Events, silent
+from ..execute.measure import Candidate, Measurement, measure
+from ..execute.session import CPU
 from ..ir import copy_model, history, infer, load, save
 from ..passes.quantize.insert_qdq import InsertQdq
-from ..pipeline import Context, Outcomes, PassManager, Recipe
-from ..target import Target, find_target
+from ..passes.quantize.quantize_dynamic import QuantizeDynamic
+from ..pipeline import Context, Fidelity, Outcomes, PassManager, Recipe
+from ..target import Target, find_target, host
+from .calibration import calibration_data, opset_first, refuse_no_data, refuse_nothing, statistics_folder, tell_doubts
 from .feeding import refuse_nan
+from .fused import Fused, fused
 from .places import refuse_overwriting, refuse_unwritable
 from .quality import Judge, Metric, Quality
 from .sensitivity import Sensitivity, fewest_floats, sensitivities
 from .stats import ModelStats, stats
 
-SCHEMES = {"w8a8": "insert-qdq, correct-bias"}
+SCHEMES = {
+    "w8a8": "settle-weights, insert-qdq, correct-bias, quantize-embeddings",
+    "w8a8-dynamic": "quantize-dynamic, quantize-embeddings",
+    "w8a16": 'settle-weights, insert-qdq{activations="uint16"}, correct-bias, quantize-embeddings',
+    "w8": "quantize-weights{block=64}, quantize-embeddings",
+    "w4": 'convert-opset{at_least=21}, quantize-weights{bits=4, block=32, symmetric=false, rounding="gptq"}, '
+    "quantize-embeddings",
+}
 """Recipe text by scheme."""
+
+PLACING = (InsertQdq, QuantizeDynamic)
+"""Passes whose sites can be told to stay float."""
 
 _SEVERAL = 6  # samples for the sensitivity of a site
 
@@ -42,11 +58,14 @@ class Request:
         recipe: recipe text to run instead; the quality is held by the ``keep`` of its ``insert-qdq``.
         target: a target's name.
         data: to calibrate on.
+        data_free: where there are no data, make inputs up from the model; not for accuracy.
+        reuse: keep what was observed of tensors in the cache folder, and use it again for the same model and data.
         evaluation: to judge on; without it the calibration data, which flatter.
         metric: the user's score.
         max_drop: how much of the score may be lost, as a share (0.01 is 1 %); needs a metric.
         min_sqnr_db: how far the error of each output must stay below the output; None asks only that nothing collapses.
         threads: threads within an operator while calibrating and judging; 0 is all.
+        seconds: how long to measure the latency of either side, at least; 0 measures none.
         seed: of everything random.
         events: hears what happens.
     """
@@ -55,11 +74,14 @@ class Request:
     recipe: str | None = None
     target: str = "x86-64"
     data: CalibrationData | None = None
+    data_free: bool = False
+    reuse: bool = False
     evaluation: CalibrationData | None = None
     metric: Metric | None = None
     max_drop: float | None = None
     min_sqnr_db: float | None = None
     threads: int = 0
+    seconds: float = 1.0
     seed: int = 0
     events: Events = field(default=silent, repr=False)
 
@@ -76,6 +98,8 @@ class Quantized:
         quality: beside the original.
         kept: first outputs of the products that stayed float for the sake of the quality.
         sites: what each product costs, where that was measured.
+        fused: what the target's runtime makes of the result; None where it cannot be looked at here.
+        measured: its latency beside the original's; None where the target is not this machine.
         before, after: node, operator, parameter and byte counts.
         judged_on: in words.
     """
@@ -88,6 +112,8 @@ class Quantized:
     quality: Quality
     kept: tuple[str, ...]
     sites: tuple[Sensitivity, ...]
+    fused: Fused | None
+    measured: Measurement | None
     before: ModelStats
     after: ModelStats
     judged_on: str
@@ -101,6 +127,8 @@ class Quantized:
             "judged_on": self.judged_on,
             "kept": list(self.kept),
             "sites": [site.as_json() for site in self.sites],
+            "fused": self.fused.as_json() if self.fused is not None else None,
+            "measured": self.measured.as_json() if self.measured is not None else None,
             "before": self.before.as_json(),
             "after": self.after.as_json(),
         }
@@ -122,10 +150,7 @@ def quantize(
     """
     request = request or Request()
     _refuse_contradictions(request)
-    if request.data is None:
-        raise GraphoptError(
-            "there is no data to calibrate on", "graphopt quantize", "--data FOLDER: some real inputs", usage=True
-        )
+    refuse_no_data(request.data, data_free=request.data_free)
     path = None if isinstance(source, ir.Model) else Path(source)
     if output is not None:
         refuse_unwritable(Path(output))
@@ -133,9 +158,16 @@ def quantize(
             refuse_overwriting(path, Path(output))
     original = source if isinstance(source, ir.Model) else load(source)
     before = stats(original)
-    data = request.data.for_model(original)
-    refuse_nan(data)
+    data = calibration_data(
+        original,
+        request.data,
+        data_free=request.data_free,
+        seed=request.seed,
+        threads=request.threads,
+        events=request.events,
+    )
     evaluation = request.evaluation.for_model(original) if request.evaluation is not None else data
+    refuse_nan(evaluation)
     work = _Work(original, data, evaluation, request)
     result = work.run(before)
     history.record(result.model, f"quantize --target {result.target.name} --recipe '{result.recipe}'")
@@ -160,6 +192,7 @@ class _Work:
     def __init__(
         self, original: ir.Model, data: CalibrationData, evaluation: CalibrationData, request: Request
     ) -> None:
+        self._original = original
         self._request = request
         self._events = request.events
         self._target = find_target(request.target)
@@ -167,17 +200,24 @@ class _Work:
         self._judged_on = f"{len(evaluation)} samples of {evaluation.where}"
         if request.evaluation is None:
             self._judged_on += ", which it was calibrated on"
-        self._context = Context(target=self._target, data=data, seed=request.seed, events=request.events)
+        self._context = Context(
+            target=self._target,
+            data=data,
+            seed=request.seed,
+            events=request.events,
+        )
         recipe = Recipe.read(request.recipe if request.recipe is not None else SCHEMES[request.scheme])
-        start = next((at for at, step in enumerate(recipe.passes) if isinstance(step, InsertQdq)), len(recipe.passes))
-        self._preparation = Recipe((*Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
+        lossy = (at for at, step in enumerate(recipe.passes) if step.fidelity is Fidelity.LOSSY)
+        start = next(lossy, len(recipe.passes))
+        raised = opset_first(original, recipe.passes)
+        self._preparation = Recipe((*raised, *Recipe.parse(self._target.recipe).passes, *recipe.passes[:start]))
         self._steps = Recipe(recipe.passes[start:])
         self._float, self._prepared = PassManager(self._preparation).run(original, self._context)
         infer(self._float)
-        first = self._steps.passes[0] if self._steps.passes else None
-        self._insert = first if isinstance(first, InsertQdq) else None
-        if self._insert is not None:
-            statistics = self._insert.observe(self._float, self._context)
+        self._places = next((step for step in self._steps.passes if isinstance(step, PLACING)), None)
+        if isinstance(self._places, InsertQdq):
+            statistics = self._places.observe(self._float, self._context, statistics_folder(request.reuse))
+            tell_doubts(statistics, self._events)
             self._context = replace(self._context, statistics=statistics)
 
     def run(self, before: ModelStats) -> Quantized:
@@ -186,9 +226,9 @@ class _Work:
         kept: tuple[str, ...] = ()
         sites: list[Sensitivity] = []
         if not self._accepts(quality):
-            if self._insert is None:
-                raise self._failure(quality, "the recipe has no insert-qdq whose sites could stay float")
-            sites = self._sensitivities(self._insert)
+            if self._places is None:
+                raise self._failure(quality, "the recipe has no pass whose sites could stay float")
+            sites = self._sensitivities(self._places)
             attempts: dict[tuple[str, ...], tuple[ir.Model, Outcomes, Quality]] = {(): (model, outcomes, quality)}
 
             def accepted(names: tuple[str, ...]) -> bool:
@@ -197,9 +237,10 @@ class _Work:
                 return self._accepts(attempts[names][2])
 
             found = fewest_floats(sites, accepted)
-            if found is None:
-                best = max((item[2] for item in attempts.values()), key=lambda item: item.sqnr_db)
-                raise self._failure(best, "not even with every product in float32: it is lost in what surrounds them")
+            if found is None or len(found) == len(sites):
+                tried = [item[2] for names, item in attempts.items() if len(names) < len(sites)]
+                best = max(tried, key=lambda item: item.sqnr_db)
+                raise self._failure(best, "not with a single product on integers")
             kept = found
             model, outcomes, quality = attempts[kept]
         recipe = Recipe((*self._preparation.passes, *self._recipe(kept).passes))
@@ -212,15 +253,30 @@ class _Work:
             quality,
             kept,
             tuple(sites),
+            self._fused(model),
+            self._measured(model),
             before,
             stats(model),
             self._judged_on,
         )
 
+    def _fused(self, model: ir.Model) -> Fused | None:
+        return fused(model, self._target) if self._target.provider == CPU else None
+
+    def _measured(self, model: ir.Model) -> Measurement | None:
+        """The latency beside the original's, each as the target's runtime runs it."""
+        if self._request.seconds <= 0 or self._target.name != host().name:
+            return None
+        self._events(Event("progress", {"stage": "measuring the latency"}))
+        settings = session_settings(self._target)
+        pair = [Candidate("original", self._original, **settings), Candidate("quantised", model, **settings)]
+        assert self._context.data is not None
+        return measure(pair, self._context.data.take(2), min_seconds=self._request.seconds, seed=self._request.seed)[1]
+
     def _recipe(self, kept: tuple[str, ...]) -> Recipe:
         return Recipe(
             tuple(
-                replace(step, keep=(*step.keep, *kept)) if isinstance(step, InsertQdq) else step
+                replace(step, keep=(*step.keep, *kept)) if isinstance(step, PLACING) else step
                 for step in self._steps.passes
             )
         )
@@ -230,12 +286,14 @@ class _Work:
         self._events(Event("progress", {"stage": f"quantising {what}"}))
         manager = PassManager(self._recipe(kept), verify="off")
         model, outcomes = manager.run(self._float, self._context)
+        if not kept:
+            refuse_nothing(self._float, outcomes)
         quality = self._judge.quality(model)
         self._events(Event("attempt", {"kept": len(kept), **quality.as_json()}))
         return model, outcomes, quality
 
-    def _sensitivities(self, insert: InsertQdq) -> list[Sensitivity]:
-        products = insert.products(self._float, self._context)
+    def _sensitivities(self, places: InsertQdq | QuantizeDynamic) -> list[Sensitivity]:
+        products = places.products(self._float, self._context)
         names = [str(node.outputs[0].name) for node in products]
         context = replace(self._context, events=silent)
         assert context.data is not None
@@ -243,7 +301,7 @@ class _Work:
 
         def alone(name: str) -> Quality:
             others = tuple(other for other in names if other != name)
-            one = replace(insert, keep=(*insert.keep, *others))
+            one = replace(places, keep=(*places.keep, *others))
             model, _ = PassManager(one, verify="off").run(copy_model(self._float), context)
             return judge.quality(model)
 

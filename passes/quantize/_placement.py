@@ -5,8 +5,8 @@
 2. A result is taken behind the activation that follows it (ReLU, Clip): the ends of the codes' range then do what the
    activation did.
 3. What computes without weights (Add, Concat, pools) or only moves numbers joins when all its operands are codes
-   anyway. The residual sum of a transformer does not: products of matrices may end in floats, so its operands are
-   floats. That of a convolutional network does.
+   anyway, and its result goes on into codes. The residual sum of a transformer does not: products of matrices may end
+   in floats, so its operands are floats. That of a convolutional network does.
 4. Values that a moving operator connects share one scale.
 
 Krishnamoorthi (2018), section 3; Wu et al., Integer Quantization for Deep Learning Inference (2020), section 4.
@@ -104,7 +104,23 @@ def place(model: ir.Model, integers: Integers, refuses: Callable[[ir.Node], str]
         for output in node.outputs:
             if output in demanded:
                 found.values[output] = None
+    _leave_ends(found)
     return found
+
+
+def _leave_ends(found: Placement) -> None:
+    """What joined the products, but hands its result to floats only, stays float: codes would only cost accuracy."""
+    for node, role in reversed(tuple(found.joined.items())):
+        if role.kind == "product":
+            continue
+        results = [*node.outputs, found.results[node]]
+        if any(use.node in found.joined for value in results for use in value.uses()):
+            continue
+        del found.joined[node], found.results[node]
+        for value in results:
+            found.values.pop(value, None)
+            found.only_codes.discard(value)
+            found.same.pop(value, None)
 
 
 def _taken(role: Roles) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt import ir as gir
 
@@ -34,7 +35,7 @@ class WeightScheme:
     """How weights become codes.
 
     Attributes:
-        kind: int8 or int4.
+        kind: int8, or int4: stored in 4 bits and cast to int8 (``pack``).
         per_channel: a scale for each output channel.
         bits: of the codes in use, 7 where 8-bit products saturate; None for all.
     """
@@ -54,7 +55,7 @@ class WeightScheme:
         array = gir.array(role.node.inputs[role.weight])
         assert array is not None
         axis = role.axis if self.per_channel else None
-        affine = weight_affine(array, TYPES[self.kind], axis, bits=self.bits)
+        affine = weight_affine(array, TYPES["int8"], axis, bits=4 if self.kind == "int4" else self.bits)
         bias = gir.array(role.node.inputs[role.bias]) if role.bias is not None else None
         if bias is None:
             return Encoded(affine, affine.encode(array))
@@ -77,3 +78,47 @@ def wide_enough(weight: Affine, source: Affine, bias: np.ndarray) -> Affine:
         return weight
     scale = np.asarray(np.maximum(weight.scale, least), np.float32)
     return Affine(scale, weight.zero, weight.kind, weight.axis, weight.low, weight.high)
+
+
+def pack(node: ir.Node, index: int) -> None:
+    """Store the int8 codes of a weight in 4 bits: W4 -> Cast(int8) -> DequantizeLinear.
+
+    A runtime computes the Cast once, when it loads the model, and finds the int8 codes it has integer kernels for; on
+    int4 codes it has none. Casts from int4: opset 21.
+    """
+    value = node.inputs[index]
+    back = value.producer() if value is not None else None
+    assert back is not None
+    stored = back.inputs[0]
+    codes = gir.array(stored)
+    assert codes is not None
+    assert stored is not None
+    assert back.graph is not None
+    kind = TYPES["int4"]
+    packed = ir.tensor(codes.astype(kind.numpy()), dtype=kind)
+    held = gir.new_initializer(back.graph, packed, f"{stored.name}_packed")
+    cast = ir.node("Cast", [held], {"to": ir.DataType.INT8})
+    cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT8), stored.shape
+    gir.insert_before(back, cast)
+    back.replace_input_with(0, cast.outputs[0])
+
+
+def is_packed(back: ir.Node) -> bool:
+    """Whether a DequantizeLinear has its codes from 4 bits, by ``pack``."""
+    value = back.inputs[0]
+    source = value.producer() if value is not None else None
+    if source is None or not gir.is_op(source, "Cast"):
+        return False
+    held = gir.constant(source.inputs[0])
+    return held is not None and held.dtype == TYPES["int4"]
+
+
+def stored_codes(back: ir.Node) -> np.ndarray | None:
+    """The constant codes that a DequantizeLinear reads, packed or not; None when they are no constant."""
+    value = back.inputs[0]
+    if is_packed(back):
+        source = value.producer() if value is not None else None
+        assert source is not None
+        value = source.inputs[0]
+    codes = gir.array(value)
+    return None if codes is None else codes.astype(np.int32)

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, get_args
 
 import onnx_ir as ir
 
 from graphopt import ir as gir
-from graphopt.calibrate import CalibrationData, ChannelMean, Histogram, Statistics, collect, find_range
+from graphopt.calibrate import CalibrationData, ChannelMean, Statistics, collect, find_range, observer_for
 from graphopt.calibrate.ranges import Calibrator
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
@@ -29,10 +30,13 @@ from graphopt.pipeline.context import Context
 from graphopt.pipeline.pass_ import Fidelity, Pass
 
 from ._affine import TYPES, Affine, affine_of
+from ._floats import keep_floats
+from ._inner import inner_products
 from ._means import SAMPLES, output_axis, remember
 from ._placement import Placement, place
 from ._roles import Roles
-from ._weights import WeightScheme
+from ._saturation import saturates
+from ._weights import WeightScheme, pack
 from ._writer import Writer
 
 RANDOM_SAMPLES = 4
@@ -55,9 +59,10 @@ class InsertQdq(Pass):
         weights: int8, or int4 (stored in 4 bits, opset 21; computed in 8).
         per_channel: a scale for each output channel of a weight, or one for all.
         symmetric: activations get the zero point 0 (the middle of an unsigned type), as TensorRT wants it.
-        calibrator: min-max, percentile, mse or entropy.
+        calibrator: min-max, moving-average, percentile, mse or entropy.
         percentile: what ``percentile`` keeps, in per cent.
-        reduce_range: weights use 7 bits of 8, for processors whose 8-bit products saturate (x86 without VNNI).
+        reduce_range: weights use 7 bits of 8, for processors whose 8-bit products saturate; on a target that is known
+            to be one (x86 without VNNI) they do anyway.
         keep: what stays float32: names of nodes, of their outputs, or operator types.
         min_sqnr_db: a result whose error is nearer to the output than that is refused.
     """
@@ -111,7 +116,9 @@ class InsertQdq(Pass):
         for node, role in found.joined.items():
             if role.kind == "product":
                 remember(node, statistics.get(str(node.outputs[0].name), ChannelMean).mean)
+        keep_floats(model, (node for node, role in found.joined.items() if role.kind == "product"))
         writer = Writer(model.graph, affines)
+        bits = 7 if self.weights == "int8" and (self.reduce_range or saturates(context.target)) else None
         for node in model.graph:
             if node in found.kept:
                 yield Site(gir.where(node), f"kept float32: {found.kept[node]}")
@@ -121,8 +128,9 @@ class InsertQdq(Pass):
                 if reason:
                     yield Site(gir.where(node), f"kept float32: {reason}")
                 else:
-                    edit = partial(self._edit, writer, role, found, affines)
+                    edit = partial(self._edit, writer, role, found, affines, bits)
                     yield Site(gir.where(node), self._text(role, found, affines), edit)
+        yield from inner_products(model, context.target.integers)
 
     def _needs_opset_21(self, context: Context) -> bool:
         return self.weights == "int4" or "16" in (self.activations or context.target.integers.activations[0])
@@ -131,22 +139,23 @@ class InsertQdq(Pass):
         named = {node.op_type, node.name, *(output.name for output in node.outputs)}
         return "asked for" if named & set(self.keep) else ""
 
-    def observe(self, model: ir.Model, context: Context) -> Statistics:
+    def observe(self, model: ir.Model, context: Context, cache: Path | None = None) -> Statistics:
         """What this pass needs to know of a model: for ``Context.statistics``, when it runs many times on one model.
 
         Args:
             model: with shapes inferred (``graphopt.ir.infer``).
             context: with the data.
+            cache: a folder where statistics are kept and found again, as ``collect`` does.
         """
-        return self._observe(model, place(model, context.target.integers, self._refuses), context)
+        return self._observe(model, place(model, context.target.integers, self._refuses), context, cache)
 
     def products(self, model: ir.Model, context: Context) -> list[ir.Node]:
         """The products that would be computed on integers; ``keep`` may name their first outputs."""
         found = place(model, context.target.integers, self._refuses)
         return [node for node, role in found.joined.items() if role.kind == "product"]
 
-    def _observe(self, model: ir.Model, found: Placement, context: Context) -> Statistics:
-        requests = {str(found.origin(value).name): [Histogram()] for value in found.values}
+    def _observe(self, model: ir.Model, found: Placement, context: Context, cache: Path | None = None) -> Statistics:
+        requests = {str(found.origin(value).name): [observer_for(self.calibrator)] for value in found.values}
         products = [node for node, role in found.joined.items() if role.kind == "product"]
         means = {str(node.outputs[0].name): [ChannelMean(output_axis(node))] for node in products}
         known = context.statistics
@@ -157,8 +166,8 @@ class InsertQdq(Pass):
             data = CalibrationData.random(model, context.seed, RANDOM_SAMPLES, vary=True).for_model(model)
             text = "the ranges of activations are those of random feeds, not for accuracy: give data"
             context.events(Event("warning", {"text": text}))
-        statistics = collect(model, data, requests, events=context.events)
-        statistics.add(collect(model, data.take(SAMPLES), means))
+        statistics = collect(model, data, requests, cache=cache, events=context.events)
+        statistics.add(collect(model, data.take(SAMPLES), means, cache=cache))
         return statistics
 
     def _affines(
@@ -172,27 +181,29 @@ class InsertQdq(Pass):
         bad: dict[str, str] = {}
         for value in found.values:
             name, origin = str(value.name), str(found.origin(value).name)
-            seen = statistics.get(origin, Histogram)
+            seen = statistics.get(origin, type(observer_for(self.calibrator)))
             if seen.broken:
                 bad[name] = f"'{origin}' holds NaN or infinities on the data"
                 continue
             ends = find_range(
                 seen,
-                self.calibrator,
+                self.calibrator,  # type: ignore[arg-type]
                 levels=levels,
                 symmetric=symmetric,
-                percentile=self.percentile,  # type: ignore[arg-type]
+                percentile=self.percentile,
             )
             affines[name] = affine_of(*ends, kind, symmetric=symmetric)
         return affines, bad
 
-    def _edit(self, writer: Writer, role: Roles, found: Placement, affines: Mapping[str, Affine]) -> None:
+    def _edit(
+        self, writer: Writer, role: Roles, found: Placement, affines: Mapping[str, Affine], bits: int | None
+    ) -> None:
         node = role.node
         names = {index: found.names[node, index] for index in role.activations}
         for index in role.activations:
             writer.operand(node, index, names[index])
         if role.weight is not None:
-            self._weights(writer, role, affines[names[0]])
+            self._weights(writer, role, affines[names[0]], bits)
         for index in role.constants:
             array = gir.array(node.inputs[index])
             assert array is not None
@@ -209,11 +220,12 @@ class InsertQdq(Pass):
                 result = found.results[node]
                 writer.result(result, str(result.name))
 
-    def _weights(self, writer: Writer, role: Roles, source: Affine) -> None:
+    def _weights(self, writer: Writer, role: Roles, source: Affine, bits: int | None) -> None:
         assert role.weight is not None
-        bits = 7 if self.reduce_range and self.weights == "int8" else None
         stored = WeightScheme(self.weights, self.per_channel, bits).encode(role, source)
         writer.weight(role.node, role.weight, stored.affine, stored.codes)
+        if self.weights == "int4":
+            pack(role.node, role.weight)
         if role.bias is not None and stored.bias is not None and stored.bias_scale is not None:
             writer.bias(role.node, role.bias, stored.bias_scale, stored.bias)
 

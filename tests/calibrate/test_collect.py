@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from graphopt.calibrate import CalibrationData, ChannelRange, Histogram, Range, Statistics, collect
+from graphopt.calibrate import (
+    CalibrationData,
+    ChannelRange,
+    Histogram,
+    MovingRange,
+    Observer,
+    Range,
+    Statistics,
+    collect,
+    kept,
+)
 from graphopt.errors import GraphoptError
 from graphopt.events import Event
 
@@ -102,3 +113,66 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(GraphoptError, match="no statistics"):
         Statistics.load(tmp_path / "other.npz")
+
+
+def test_several_processes_observe_the_same_as_one():
+    source = data(5)
+    requests = {"x": [Range()], "z": [Histogram(), ChannelRange(1)], "y": [MovingRange(0.5)]}
+    events: list[Event] = []
+    shared = collect(MODEL, source, fresh(requests), processes=2, events=events.append)
+    alone = collect(MODEL, source, fresh(requests))
+    assert shared.samples == 5
+    np.testing.assert_array_equal(shared.get("z", Histogram).counts, alone.get("z", Histogram).counts)
+    np.testing.assert_array_equal(shared.get("z", ChannelRange, 1).low, alone.get("z", ChannelRange, 1).low)
+    assert shared.get("x", Range) == alone.get("x", Range)
+    assert shared.get("y", MovingRange).values == 5
+    assert set(shared.growth) == {"x", "z"}
+    assert [event.data["done"] for event in events] == [2, 5]
+
+
+def test_data_that_cannot_be_sent_elsewhere_are_observed_here():
+    source = CalibrationData.open(list(data(4))).map(lambda sample: sample).for_model(MODEL)
+    events: list[Event] = []
+    found = collect(MODEL, source, {"z": [Histogram()]}, processes=2, events=events.append)
+    assert found.samples == 4
+    assert events[0].kind == "note"
+
+
+def fresh(requests: dict[str, list[Observer]]) -> dict[str, list[Observer]]:
+    return {name: [copy.deepcopy(item) for item in items] for name, items in requests.items()}
+
+
+def test_moving_ranges_are_computed_in_the_graph_too():
+    source = data()
+    reduced = collect(MODEL, source, {"z": [MovingRange()]}).get("z", MovingRange)
+    whole = collect(MODEL, source, {"z": [MovingRange(), Histogram()]}).get("z", MovingRange)
+    assert (reduced.low, reduced.high) == pytest.approx((whole.low, whole.high))
+
+
+def test_a_damaged_file_of_the_cache_is_collected_anew(tmp_path: Path):
+    collect(MODEL, data(), {"y": [Range()]}, cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(b"PK\x03\x04 cut")
+    events: list[Event] = []
+    found = collect(MODEL, data(), {"y": [Range()]}, cache=tmp_path, events=events.append)
+    assert found.samples == 3
+    assert events[0].kind == "warning"
+    assert Statistics.load(kept).samples == 3
+
+
+def test_the_digest_is_of_weights_too(tmp_path: Path):
+    for number in (1.0, 2.0):
+        model = ir.from_onnx_text(
+            f'<ir_version: 8, opset_import: ["": 17]> g (float[n,3] x) => (float[n,3] y) <float[1] w = {{{number}}}>'
+            " { y = Mul(x, w) }"
+        )
+        source = CalibrationData.open([{"x": np.ones((1, 3), np.float32)}]).for_model(model)
+        assert collect(model, source, {"y": [Range()]}, cache=tmp_path).get("y", Range).high == number
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_cache_holds_the_latest_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kept, "KEPT", 2)
+    for seed in range(4):
+        collect(MODEL, data(seed=seed), {"y": [Range()]}, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -29,7 +29,9 @@ ON_REQUEST = (
     "approximate-gelu, convert-precision",
     "insert-fp8-qdq",
     "pack-channels{block=4}",
-    "convert-opset{at_least=13}, insert-qdq, correct-bias",
+    "settle-weights, equalize-weights, absorb-bias, smooth-activations, convert-opset{at_least=13}, insert-qdq, "
+    "round-weights, correct-bias, clip-on-codes, to-qoperator",
+    "quantize-dynamic, quantize-embeddings, quantize-weights, fold-fake-quant",
 )
 
 # These two feed vectors of one element to Range, which wants scalars. ONNX Runtime runs them because the rank hides

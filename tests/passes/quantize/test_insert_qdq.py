@@ -226,3 +226,12 @@ def test_weights_of_zero_and_a_constant_input_have_scales_that_work():
     found = Session(result, optimized=False).run({"x": np.zeros((1, 3, 4, 4), np.float32)})["y"]
     bias = model.graph.initializers["b"].const_value.numpy()
     np.testing.assert_allclose(found[0, :, 0, 0], bias, atol=np.abs(bias).max() / 100)
+
+
+def test_what_hands_its_result_to_floats_only_stays_float():
+    result, _ = quantised(conv_net(), InsertQdq(keep=("Gemm",)), images())
+    pool = next(node for node in result.graph if node.op_type == "GlobalAveragePool")
+    add = next(node for node in result.graph if node.op_type == "Add")
+    assert pool.inputs[0].producer() is add
+    assert all(value.producer().op_type == "DequantizeLinear" for value in add.inputs)  # what the convolutions give
+    assert operators(result)["QuantizeLinear"] == 3  # x, r and c
