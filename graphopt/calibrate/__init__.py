@@ -2,7 +2,7 @@
 
 from .collect import collect
 from .data import CalibrationData
-from .observers import ChannelMean, ChannelRange, Gram, Histogram, MovingRange, Observer, Range
+from .observers import ChannelMean, ChannelRange, Gram, Histogram, MovingRange, Observer, Range, SampleMeans
 from .ranges import find_range, observer_for
 from .statistics import Statistics
 
@@ -15,6 +15,7 @@ __all__ = [
     "MovingRange",
     "Observer",
     "Range",
+    "SampleMeans",
     "Statistics",
     "collect",
     "find_range",

@@ -7,7 +7,7 @@ data it was.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,15 @@ class CalibrationData:
         """Some of the samples, by their numbers."""
         start = min(max(start, 0), len(self))
         stop = min(max(stop, start), len(self))
-        part = _Part(self._source, start, stop)
+        return self._chosen(range(start, stop))
+
+    def spread(self, count: int) -> CalibrationData:
+        """Samples spread evenly over the data: neighbours are often alike."""
+        total = len(self)
+        return self._chosen(range(total) if count >= total else [index * total // count for index in range(count)])
+
+    def _chosen(self, numbers: Sequence[int]) -> CalibrationData:
+        part = _Part(self._source, numbers)
         return CalibrationData(part, synthetic=self.synthetic, changes=self._changes)
 
     def map(self, change: Change) -> CalibrationData:
@@ -203,17 +211,17 @@ class CalibrationData:
 
 
 class _Part:
-    """Some of the samples of a source."""
+    """Some of the samples of a source, by their numbers."""
 
-    def __init__(self, source: Source, start: int, stop: int) -> None:
-        self._source, self._start, self._stop = source, start, stop
+    def __init__(self, source: Source, numbers: Sequence[int]) -> None:
+        self._source, self._numbers = source, numbers
         self.where, self.stacked = source.where, source.stacked
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._source[self._start + index]
+        return self._source[self._numbers[index]]
 
 
 class _Scale:

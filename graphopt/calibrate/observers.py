@@ -1,7 +1,8 @@
 """What is kept of a tensor that is never kept itself: numbers that can be added up, over batches, shards and processes.
 
-Every observer sees arrays one after another and merges with another of its kind. All but ``MovingRange`` come to the
-same state in whatever order and grouping the arrays are seen (sums up to the rounding of float64).
+Every observer sees arrays one after another and merges with another of its kind. All but ``MovingRange`` and
+``SampleMeans`` come to the same state in whatever order and grouping the arrays are seen (sums up to the rounding of
+float64).
 """
 
 from __future__ import annotations
@@ -195,6 +196,31 @@ class ChannelMean(Observer):
 
 
 @dataclass
+class SampleMeans(Observer):
+    """The mean of each channel in each value seen, one row after another: how far samples differ can be told from it.
+
+    Attributes:
+        axis: the axis of the channels; negative ones count from the end.
+        rows: float64 [values, channels]; None before anything was seen. In the order seen.
+    """
+
+    kind: ClassVar[str] = "sample-means"
+    options: ClassVar[tuple[str, ...]] = ("axis",)
+    axis: int
+    rows: np.ndarray | None = None
+
+    def _see(self, array: np.ndarray) -> None:
+        self._append(channel_rows(array, self.axis).mean(axis=1, dtype=np.float64)[None])
+
+    def _merge(self, other: Self) -> None:
+        if other.rows is not None:
+            self._append(other.rows)
+
+    def _append(self, rows: np.ndarray) -> None:
+        self.rows = rows if self.rows is None else np.concatenate([self.rows, rows])
+
+
+@dataclass
 class Histogram(Observer):
     """How often which numbers occur, in bins of one width.
 
@@ -334,6 +360,6 @@ def _coarser(first: int, counts: np.ndarray, doublings: int) -> tuple[int, np.nd
 
 
 KINDS: dict[str, type[Observer]] = {
-    kind.kind: kind for kind in (Range, MovingRange, ChannelRange, ChannelMean, Histogram, Gram)
+    kind.kind: kind for kind in (Range, MovingRange, ChannelRange, ChannelMean, SampleMeans, Histogram, Gram)
 }
 """Observers by the word that names them in files."""

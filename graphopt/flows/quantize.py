@@ -21,9 +21,11 @@ from ..events import Event, Events, silent
 from ..execute.measure import Candidate, Measurement, measure
 from ..execute.session import CPU
 from ..ir import copy_model, history, infer, load, save
+from ..passes.quantize.correct_bias import CorrectBias
 from ..passes.quantize.insert_qdq import InsertQdq
 from ..passes.quantize.quantize_dynamic import QuantizeDynamic
-from ..pipeline import Context, Fidelity, Outcomes, PassManager, Recipe
+from ..passes.quantize.round_weights import RoundWeights
+from ..pipeline import Context, Fidelity, Outcomes, Pass, PassManager, Recipe
 from ..target import Target, find_target, host
 from .calibration import calibration_data, opset_first, refuse_no_data, refuse_nothing, statistics_folder, tell_doubts
 from .feeding import refuse_nan
@@ -34,7 +36,10 @@ from .sensitivity import Sensitivity, fewest_floats, sensitivities
 from .stats import ModelStats, stats
 
 SCHEMES = {
-    "w8a8": "settle-weights, insert-qdq, correct-bias, quantize-embeddings",
+    "w8a8": "settle-weights, insert-qdq, round-weights, quantize-embeddings",
+    "w8a8-quick": "settle-weights, insert-qdq, correct-bias, quantize-embeddings",
+    "w4a8": 'settle-weights, convert-opset{at_least=21}, insert-qdq{weights="int4"}, round-weights, '
+    "quantize-embeddings",
     "w8a8-dynamic": "quantize-dynamic, quantize-embeddings",
     "w8a16": 'settle-weights, insert-qdq{activations="uint16"}, correct-bias, quantize-embeddings',
     "w8": "quantize-weights{block=64}, quantize-embeddings",
@@ -224,16 +229,18 @@ class _Work:
         """Quantise everything; if that is not good enough, look for the fewest sites to leave float."""
         model, outcomes, quality = self._attempt(())
         kept: tuple[str, ...] = ()
+        taken = self._recipe(())
         sites: list[Sensitivity] = []
         if not self._accepts(quality):
             if self._places is None:
                 raise self._failure(quality, "the recipe has no pass whose sites could stay float")
             sites = self._sensitivities(self._places)
+            # the search rounds quickly: what is good enough then is better still when it is rounded with care
             attempts: dict[tuple[str, ...], tuple[ir.Model, Outcomes, Quality]] = {(): (model, outcomes, quality)}
 
             def accepted(names: tuple[str, ...]) -> bool:
                 if names not in attempts:
-                    attempts[names] = self._attempt(names)
+                    attempts[names] = self._attempt(names, quick=True)
                 return self._accepts(attempts[names][2])
 
             found = fewest_floats(sites, accepted)
@@ -243,7 +250,13 @@ class _Work:
                 raise self._failure(best, "not with a single product on integers")
             kept = found
             model, outcomes, quality = attempts[kept]
-        recipe = Recipe((*self._preparation.passes, *self._recipe(kept).passes))
+            quick = self._recipe(kept, quick=True)
+            if str(quick) != str(self._recipe(kept)):
+                careful = self._attempt(kept)
+                if self._accepts(careful[2]) and careful[2].sqnr_db > quality.sqnr_db:
+                    (model, outcomes, quality), quick = careful, self._recipe(kept)
+            taken = quick
+        recipe = Recipe((*self._preparation.passes, *taken.passes))
         return Quantized(
             model,
             recipe,
@@ -273,18 +286,22 @@ class _Work:
         assert self._context.data is not None
         return measure(pair, self._context.data.take(2), min_seconds=self._request.seconds, seed=self._request.seed)[1]
 
-    def _recipe(self, kept: tuple[str, ...]) -> Recipe:
-        return Recipe(
-            tuple(
-                replace(step, keep=(*step.keep, *kept)) if isinstance(step, PLACING) else step
-                for step in self._steps.passes
-            )
-        )
+    def _recipe(self, kept: tuple[str, ...], *, quick: bool = False) -> Recipe:
+        """The scheme with some sites in float; a quick one rounds to the nearest code, and corrects biases instead."""
+        steps: list[Pass] = []
+        for step in self._steps.passes:
+            if isinstance(step, PLACING):
+                steps.append(replace(step, keep=(*step.keep, *kept)))
+            elif quick and isinstance(step, RoundWeights):
+                steps.append(CorrectBias())
+            else:
+                steps.append(step)
+        return Recipe(tuple(steps))
 
-    def _attempt(self, kept: tuple[str, ...]) -> tuple[ir.Model, Outcomes, Quality]:
+    def _attempt(self, kept: tuple[str, ...], *, quick: bool = False) -> tuple[ir.Model, Outcomes, Quality]:
         what = f"with {len(kept)} products in float32" if kept else "with every product on integers"
         self._events(Event("progress", {"stage": f"quantising {what}"}))
-        manager = PassManager(self._recipe(kept), verify="off")
+        manager = PassManager(self._recipe(kept, quick=quick), verify="off")
         model, outcomes = manager.run(self._float, self._context)
         if not kept:
             refuse_nothing(self._float, outcomes)

@@ -35,7 +35,8 @@ class EliminateCommonSubexpressions(Pass):
     """Computes what is computed several times only once.
 
     Kept: operators that draw random numbers, operators of domains nobody has described, nodes with graphs
-    inside, and the second of two graph outputs: each output needs a value of its own.
+    inside, and the second of two graph outputs: each output needs a value of its own. DequantizeLinear nodes are
+    left as they are: runtimes make integer kernels of those that have a single user.
     """
 
     name: ClassVar[str] = "eliminate-common-subexpressions"
@@ -49,7 +50,7 @@ class EliminateCommonSubexpressions(Pass):
             keys = _Keys()
             scopes: Scopes[ir.Node] = Scopes()
             for node in scopes.walk(body.graph):
-                if not isinstance(node, ir.Node) or not node.outputs or is_op(node, "Constant"):
+                if not isinstance(node, ir.Node) or not node.outputs or is_op(node, "Constant", "DequantizeLinear"):
                     continue
                 key = keys.of(node)
                 if key is None:

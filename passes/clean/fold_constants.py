@@ -98,6 +98,8 @@ class FoldConstants(Pass):
             return "it is random"
         if node.op_type == "DequantizeLinear":
             return "it keeps quantised weights small"
+        if is_op(node, "Cast", "QuantizeLinear") and _is_packed(node.inputs[0]):
+            return "it keeps weights of 4 bits small"
         for output in node.outputs:
             if output.type is not None and not isinstance(output.type, ir.TensorType):
                 return "its result is no tensor"
@@ -141,6 +143,12 @@ class FoldConstants(Pass):
             f"folded to a constant ({size})",
             lambda: replace(value, new_initializer(graph, elements, value.name or node.op_type)),
         )
+
+
+def _is_packed(value: ir.Value | None) -> bool:
+    """Whether elements of less than a byte are stored."""
+    tensor = constant(value)
+    return tensor is not None and tensor.dtype.itemsize < 1
 
 
 def _is_needed(value: ir.Value, marked: dict[ir.Node, None]) -> bool:

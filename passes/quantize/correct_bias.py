@@ -1,6 +1,6 @@
 """Rounding weights and activations shifts what a channel gives on average; its bias takes the shift back.
 
-    b  ->  b - (E[y_quantised] - E[y_float])        per output channel, over samples and positions
+    b  ->  b - (E[y_quantised] - E[y_float])        per output channel, over samples and positions, less what is chance
 
 Products are corrected in topological order, each on what the already corrected ones before it give, so that a shift
 that an earlier correction has removed is not removed twice. No node is added: int32 biases get other codes, and a sum
@@ -20,14 +20,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import ir as gir
-from graphopt.calibrate import ChannelMean
+from graphopt.calibrate import SampleMeans
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
 from graphopt.execute.stages import Stages
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.pass_ import Fidelity, Pass
 
-from ._means import SAMPLES, output_axis, remembered
+from ._means import SAMPLES, output_axis, remembered, shift_of
 from ._weights import bias_codes
 
 
@@ -60,7 +60,7 @@ class CorrectBias(Pass):
         if context.data is None:
             yield Site(place, "means over random feeds say nothing: give data")
             return
-        stages = Stages(model, context.data.take(SAMPLES))
+        stages = Stages(model, context.data.spread(SAMPLES))
         for number, node in enumerate(quantised, 1):
             before, holder = remembered(node), _holder(node)
             if before is None:
@@ -74,10 +74,13 @@ class CorrectBias(Pass):
             except GraphoptError as error:
                 yield Site(gir.where(node), f"nothing could be measured: {error.what}")
                 return
-            seen = ChannelMean(output_axis(node))
+            seen = SampleMeans(output_axis(node))
             for array in results:
                 seen.see(array)
-            shift = seen.mean - before
+            if seen.rows is None or len(seen.rows) != len(before) or len(before) < 2:
+                yield Site(gir.where(node), f"{len(before)} samples tell nothing of its means")
+                continue
+            shift = shift_of(before, seen.rows)
             size = float(np.sqrt(np.mean(before**2))) or 1.0
             text = f"its mean had moved by {float(np.sqrt(np.mean(shift**2))) / size:.2%}"
             if (yield Site(gir.where(node), text, partial(_shift, *holder, shift))) and holder[0] is node:

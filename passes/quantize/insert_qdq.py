@@ -22,7 +22,7 @@ from typing import ClassVar, get_args
 import onnx_ir as ir
 
 from graphopt import ir as gir
-from graphopt.calibrate import CalibrationData, ChannelMean, Statistics, collect, find_range, observer_for
+from graphopt.calibrate import CalibrationData, SampleMeans, Statistics, collect, find_range, observer_for
 from graphopt.calibrate.ranges import Calibrator
 from graphopt.errors import GraphoptError
 from graphopt.events import Event, Site, Sites
@@ -115,7 +115,9 @@ class InsertQdq(Pass):
         affines, bad = self._affines(found, statistics, context)
         for node, role in found.joined.items():
             if role.kind == "product":
-                remember(node, statistics.get(str(node.outputs[0].name), ChannelMean).mean)
+                means = statistics.get(str(node.outputs[0].name), SampleMeans).rows
+                if means is not None:
+                    remember(node, means)
         keep_floats(model, (node for node, role in found.joined.items() if role.kind == "product"))
         writer = Writer(model.graph, affines)
         bits = 7 if self.weights == "int8" and (self.reduce_range or saturates(context.target)) else None
@@ -157,7 +159,7 @@ class InsertQdq(Pass):
     def _observe(self, model: ir.Model, found: Placement, context: Context, cache: Path | None = None) -> Statistics:
         requests = {str(found.origin(value).name): [observer_for(self.calibrator)] for value in found.values}
         products = [node for node, role in found.joined.items() if role.kind == "product"]
-        means = {str(node.outputs[0].name): [ChannelMean(output_axis(node))] for node in products}
+        means = {str(node.outputs[0].name): [SampleMeans(output_axis(node))] for node in products}
         known = context.statistics
         if known is not None and known.covers(requests) and known.covers(means):
             return known
@@ -167,7 +169,7 @@ class InsertQdq(Pass):
             text = "the ranges of activations are those of random feeds, not for accuracy: give data"
             context.events(Event("warning", {"text": text}))
         statistics = collect(model, data, requests, cache=cache, events=context.events)
-        statistics.add(collect(model, data.take(SAMPLES), means, cache=cache))
+        statistics.add(collect(model, data.spread(SAMPLES), means, cache=cache))
         return statistics
 
     def _affines(
