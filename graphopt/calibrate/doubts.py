@@ -78,7 +78,7 @@ class Survey:
     samples: int = 0
     repeated: int = 0
     synthetic: bool = False
-    _channels: dict[str, _Channels] = field(default_factory=dict)
+    channels: dict[str, _Channels] = field(default_factory=dict)
 
     def doubts(self) -> list[Doubt]:
         """What speaks against calibrating on them."""
@@ -93,7 +93,7 @@ class Survey:
         if self.repeated:
             what = "all samples are the same" if self.repeated == self.samples - 1 else "samples repeat earlier ones"
             found.append(Doubt("repeated samples", f"{what}: {self.repeated} of {self.samples}", self.repeated))
-        for name, channels in self._channels.items():
+        for name, channels in self.channels.items():
             still = np.flatnonzero(channels.low == channels.high)
             if not len(still):
                 continue
@@ -153,9 +153,9 @@ def _look(found: Survey, name: str, value: Any, where: str) -> None:
     axis = 1 if numbers.ndim >= 3 else numbers.ndim - 1
     others = tuple(other for other in range(numbers.ndim) if other != axis)
     low, high = np.atleast_1d(numbers.min(axis=others)), np.atleast_1d(numbers.max(axis=others))
-    known = found._channels.get(name)
+    known = found.channels.get(name)
     if known is None:
-        found._channels[name] = _Channels(axis, low, high)
+        found.channels[name] = _Channels(axis, low, high)
     else:
         known.see(low, high)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -197,7 +197,7 @@ def find_metric(text: str) -> Metric:
         sys.path.pop(0)
     if not callable(found):
         raise GraphoptError(f"'{text}' is no function", "--metric", "it takes the outputs and the data", usage=True)
-    return found
+    return cast(Metric, found)
 
 
 def _is_float(value: Any) -> bool:

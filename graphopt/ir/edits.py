@@ -46,7 +46,8 @@ def new_initializer(graph: ir.Graph, elements: np.ndarray | np.generic | ir.Tens
         tensor: ir.TensorProtocol = ir.Tensor(array) if array.dtype.kind in "biuf" else ir.tensor(array)
     else:
         tensor = detached(elements)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.dims), const_value=tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
     graph.initializers.add(value)
     return value
 

@@ -294,7 +294,11 @@ def test_large_shared_weights_are_not_copied(keeps, monkeypatch):
 def test_weights_that_an_input_may_override_are_no_constants(keeps):
     text = f"""g (float[2,1,3,5] x, float[2,1,1,2] w = {{1, 2, 3, 4}}) => (float[?,?,?,?] y) <{BN}>
         {{ c = Conv(x, w) y = BatchNormalization {EPS} (c, s, b, m, v) }}"""
-    keeps(FuseBatchnorm(), text, reason="the weights of Conv 'c' are also an input of the model, which a caller may override")
+    keeps(
+        FuseBatchnorm(),
+        text,
+        reason="the weights of Conv 'c' are also an input of the model, which a caller may override",
+    )
 
 
 def test_parameters_that_are_computed_are_no_constants(keeps):
