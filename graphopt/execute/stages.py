@@ -87,7 +87,12 @@ class Stages:
         called = {item.op_identifier() for item in nodes(self._model)}
         functions = [function for key, function in self._model.functions.items() if key in called]
         proto = ir.serde.serialize_model(ir.Model(view, ir_version=self._model.ir_version, functions=functions))  # type: ignore[arg-type]
-        return ir.serde.deserialize_model(proto)
+        made = ir.serde.deserialize_model(proto)
+        for value in made.graph.inputs:
+            seen = self._kept[0].get(str(value.name)) if self._kept else None
+            if value.type is None and isinstance(seen, np.ndarray):  # nobody has inferred the model's types
+                value.type = ir.TensorType(ir.DataType.from_numpy(seen.dtype))
+        return made
 
 
 def _is_constant(value: ir.Value) -> bool:

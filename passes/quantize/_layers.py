@@ -42,11 +42,6 @@ class Layer:
         """How many input channels there are."""
         return self.groups * self.magnitudes.shape[2]
 
-    @property
-    def is_depthwise(self) -> bool:
-        """Each output channel is made of one input channel."""
-        return self.magnitudes.shape[2] == 1 and self.groups > 1
-
     def matrix(self) -> np.ndarray:
         """The weights of a product of matrices as they are now: [inputs, outputs]."""
         elements = gir.array(self.node.inputs[1])

@@ -32,9 +32,9 @@ def remember(node: ir.Node, means: np.ndarray) -> None:
     node.meta[_KEY] = means
 
 
-def remembered(node: ir.Node) -> np.ndarray | None:
-    """The noted means, float64 [samples, channels]."""
-    return node.meta.get(_KEY)
+def taken(node: ir.Node) -> np.ndarray | None:
+    """The noted means, float64 [samples, channels]; they are let go, since they belong to the data of this run only."""
+    return node.meta.pop(_KEY, None)
 
 
 def shift_of(before: np.ndarray, after: np.ndarray) -> np.ndarray:

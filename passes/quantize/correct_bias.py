@@ -27,7 +27,7 @@ from graphopt.execute.stages import Stages
 from graphopt.pipeline.context import Context
 from graphopt.pipeline.pass_ import Fidelity, Pass
 
-from ._means import SAMPLES, output_axis, remembered, shift_of
+from ._means import SAMPLES, output_axis, shift_of, taken
 from ._weights import bias_codes
 
 
@@ -62,7 +62,7 @@ class CorrectBias(Pass):
             return
         stages = Stages(model, context.data.spread(SAMPLES))
         for number, node in enumerate(quantised, 1):
-            before, holder = remembered(node), _holder(node)
+            before, holder = taken(node), _holder(node)
             if before is None:
                 yield Site(gir.where(node), "what it gave in float32 is not known: insert-qdq notes it, in one recipe")
                 continue
