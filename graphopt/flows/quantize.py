@@ -20,7 +20,7 @@ from ..errors import GraphoptError
 from ..events import Event, Events, silent
 from ..execute.measure import Candidate, Measurement, measure
 from ..execute.session import CPU
-from ..ir import copy_model, history, infer, load, save
+from ..ir import history, infer, load, save
 from ..passes.quantize.correct_bias import CorrectBias
 from ..passes.quantize.insert_qdq import InsertQdq
 from ..passes.quantize.quantize_dynamic import QuantizeDynamic
@@ -319,7 +319,7 @@ class _Work:
         def alone(name: str) -> Quality:
             others = tuple(other for other in names if other != name)
             one = replace(places, keep=(*places.keep, *others))
-            model, _ = PassManager(one, verify="off").run(copy_model(self._float), context)
+            model, _ = PassManager(one, verify="off").run(self._float, context)
             return judge.quality(model)
 
         return sensitivities(products, alone, self._events)
